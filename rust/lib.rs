@@ -1,0 +1,16 @@
+//! Bytes, threads and kernels of `airllm_rs`: weights move from disk to the memory that tensors look at.
+//!
+//! Each module uses only those before it:
+//! `error < dtype < sync < arena < extent < checkpoint < io < readahead < python`.
+
+pub mod arena;
+pub mod checkpoint;
+pub mod dtype;
+pub mod error;
+pub mod extent;
+pub mod io;
+pub mod readahead;
+pub mod sync;
+
+#[cfg(feature = "python")]
+mod python;
