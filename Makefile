@@ -64,7 +64,7 @@ lint: $(VENV)/.release ## formats, clippy twice, docs, ruff, types, stubs agains
 	$(BIN)/lint-imports
 
 .PHONY: test-quick
-test-quick: $(VENV)/.release
+test-quick: $(VENV)/.release ## what fails within seconds: ruff, and the promises of the repository
 	$(BIN)/ruff check --quiet
 	$(BIN)/pytest -q -x tests/python/test_repository.py
 
