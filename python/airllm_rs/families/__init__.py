@@ -1,0 +1,69 @@
+"""The families of models that run natively, one file each, found by ``model_type``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airllm_rs.config import ModelConfig, parse_config
+from airllm_rs.errors import ConfigError, UnsupportedModelError
+from airllm_rs.families import llama, mistral, qwen2, qwen3
+from airllm_rs.families.family import Family, Layer, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FAMILIES", "Family", "Layer", "TensorSpec", "family_of", "read_config"]
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.model_type: module.FAMILY for module in (llama, mistral, qwen2, qwen3)
+}
+
+
+def family_of(config: ModelConfig) -> Family:
+    """Return the family of a model.
+
+    Raises:
+        UnsupportedModelError: if its ``model_type`` is not known; lists those that are.
+    """
+    return _family(config.model_type, config.raw)
+
+
+def read_config(
+    raw: Mapping[str, object], overrides: Mapping[str, object] | None = None
+) -> ModelConfig:
+    """Return the configuration in the contents of a config.json, with its family's defaults.
+
+    Args:
+        raw: The parsed file.
+        overrides: Keys of config.json laid over what the file says.
+
+    Raises:
+        UnsupportedModelError: if the family is not known, or the weights are quantised.
+        ConfigError: if the file, or an override, makes no sense.
+    """
+    merged = {**raw, **(overrides or {})}
+    model_type = merged.get("model_type")
+    if not isinstance(model_type, str):
+        raise ConfigError(f"config.json: model_type is {model_type!r}, expected a string")
+    family = _family(model_type, merged)
+    quantization = merged.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UnsupportedModelError(
+            f"the weights are quantised ({method or 'quantization_config in config.json'}), "
+            "and quantised checkpoints cannot be read; use the original one"
+        )
+    return parse_config(raw, defaults=family.defaults, ignored=family.ignored, overrides=overrides)
+
+
+def _family(model_type: str, raw: Mapping[str, object]) -> Family:
+    family = FAMILIES.get(model_type)
+    if family is not None:
+        return family
+    known = ", ".join(FAMILIES)
+    if raw.get("auto_map"):
+        raise UnsupportedModelError(
+            f"model_type {model_type!r} could only be run by the code that comes with the "
+            f"checkpoint (auto_map in config.json), which is never executed; known: {known}"
+        )
+    raise UnsupportedModelError(f"model_type {model_type!r} is not supported; known: {known}")

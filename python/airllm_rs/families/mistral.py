@@ -1,0 +1,20 @@
+"""Mistral: no biases; the sliding window, where there is one, in every layer."""
+
+from __future__ import annotations
+
+from airllm_rs.families.family import Family, decoder_tensors
+
+FAMILY = Family(
+    "mistral",
+    decoder_tensors,
+    defaults={
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    ignored=frozenset(
+        {"use_sliding_window", "max_window_layers", "layer_types", "attention_bias", "mlp_bias"}
+    ),
+)

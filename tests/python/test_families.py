@@ -1,0 +1,81 @@
+"""Families name the tensors that transformers' modules have, in order of use."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from airllm_rs.families import FAMILIES, family_of, read_config
+
+BASE: dict[str, object] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 256,
+}
+VARIANTS: list[dict[str, object]] = [
+    {},
+    {"attention_bias": True},
+    {"mlp_bias": True},
+    {"head_dim": 32},
+    {"tie_word_embeddings": True},
+    {"num_key_value_heads": 4},
+]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=json.dumps)
+def test_names_and_shapes_are_those_of_transformers(
+    model_type: str, variant: dict[str, object], tmp_path: Path
+) -> None:
+    raw = {"model_type": model_type, **BASE, **variant}
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    with torch.device("meta"):
+        theirs = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            AutoConfig.from_pretrained(tmp_path)
+        )
+    config = read_config(raw)
+    layers = family_of(config).layers(config)
+    ours = {spec.name: spec.shape for layer in layers for spec in layer.tensors}
+    # named_parameters, unlike state_dict, names a tied table once
+    assert ours == {name: tuple(p.shape) for name, p in theirs.named_parameters()}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_layers_are_in_order_of_use(model_type: str) -> None:
+    config = read_config({"model_type": model_type, **BASE, "attention_bias": True})
+    layers = family_of(config).layers(config)
+    assert [layer.name for layer in layers] == [
+        "embed_tokens", "layers.0", "layers.1", "norm", "lm_head",
+    ]  # fmt: skip
+    order = [spec.name.split(".")[-2] for spec in layers[1].tensors]
+    used = [name for index, name in enumerate(order) if name not in order[:index]]
+    assert [name for name in used if not name.endswith("_norm")] == [
+        "input_layernorm", "q_proj", "k_proj", "v_proj", "o_proj",
+        "post_attention_layernorm", "gate_proj", "up_proj", "down_proj",
+    ]  # fmt: skip
+
+
+def test_the_head_of_a_tied_model_is_the_table() -> None:
+    config = read_config({"model_type": "llama", **BASE, "tie_word_embeddings": True})
+    layers = family_of(config).layers(config)
+    assert layers[0].tensors == layers[-1].tensors
+    assert family_of(config).is_ignorable("lm_head.weight", config)
+
+
+def test_what_nothing_needs_may_be_there() -> None:
+    config = read_config({"model_type": "llama", **BASE})
+    family = family_of(config)
+    assert family.is_ignorable("model.layers.0.self_attn.rotary_emb.inv_freq", config)
+    assert not family.is_ignorable("lm_head.weight", config)
+    assert not family.is_ignorable("model.layers.0.self_attn.extra", config)
+
+
+def test_kv_bytes_count_keys_and_values_of_all_layers() -> None:
+    config = read_config({"model_type": "llama", **BASE})
+    assert family_of(config).kv_bytes_per_token(config, 2) == 2 * 2 * 2 * 16 * 2
