@@ -1,0 +1,63 @@
+"""The files of one model: parsed configuration files, and tensors by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from airllm_rs import _core
+
+
+class TensorInfo(NamedTuple):
+    """A tensor of a checkpoint: what it is and where its bytes are."""
+
+    dtype: str
+    """safetensors' code, such as ``BF16``."""
+    shape: tuple[int, ...]
+    file: int
+    """Index into `ModelFiles.files`."""
+    offset: int
+    """From the start of the file."""
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A checkpoint that was opened: headers are parsed and checked, no weight is read."""
+
+    path: Path
+    config: Mapping[str, object] = field(repr=False)
+    """The contents of config.json."""
+    generation_config: Mapping[str, object] = field(repr=False)
+    """The contents of generation_config.json, empty without one."""
+    core: _core.Checkpoint = field(repr=False)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Absolute paths of the files that hold tensors."""
+        return tuple(self.core.files)
+
+    def tensor(self, name: str) -> TensorInfo:
+        """Return what a tensor is and where it lies.
+
+        Raises:
+            KeyError: if there is none of that name.
+        """
+        return TensorInfo(*self.core.tensor(name))
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors, in file order."""
+        return list(self.core.names())
+
+    @property
+    def main_dtype(self) -> str:
+        """The dtype that most bytes of weights have."""
+        totals: dict[str, int] = {}
+        for name in self.names():
+            info = self.tensor(name)
+            totals[info.dtype] = totals.get(info.dtype, 0) + info.nbytes
+        return max(totals, key=lambda dtype: totals[dtype], default="F32")

@@ -1,0 +1,24 @@
+"""The memory plan: what stays in memory, what is streamed, and how much is left for the rest."""
+
+from airllm_rs.memory.amount import format_bytes, parse_bytes
+from airllm_rs.memory.planner import (
+    MemoryPlan,
+    PlanRequest,
+    plan,
+    replan,
+    smallest_budget,
+)
+from airllm_rs.memory.units import Piece, PlanLimits, Unit
+
+__all__ = [
+    "MemoryPlan",
+    "Piece",
+    "PlanLimits",
+    "PlanRequest",
+    "Unit",
+    "format_bytes",
+    "parse_bytes",
+    "plan",
+    "replan",
+    "smallest_budget",
+]

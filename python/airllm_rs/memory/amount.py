@@ -1,0 +1,60 @@
+"""Amounts of memory as people write them: ``3GiB``, ``60%``, ``1.5 GB``."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_UNITS = {
+    "": 1, "b": 1,
+    "k": 1 << 10, "kib": 1 << 10, "kb": 10**3,
+    "m": 1 << 20, "mib": 1 << 20, "mb": 10**6,
+    "g": 1 << 30, "gib": 1 << 30, "gb": 10**9,
+    "t": 1 << 40, "tib": 1 << 40, "tb": 10**12,
+}  # fmt: skip
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([a-z]*|%)", re.ASCII)
+
+
+def parse_bytes(text: str | int, option: str, *, whole: int | None = None) -> int:
+    """Return the bytes that ``text`` names: a number, a number with a unit, or a share.
+
+    Args:
+        text: ``3221225472``, ``"3GiB"``, ``"3.2 GB"``, ``"60%"``.
+        option: What the amount is for, for messages.
+        whole: What a share is a share of; without it there are none.
+
+    Raises:
+        ValueError: if it names nothing above zero.
+    """
+    if isinstance(text, bool) or not isinstance(text, int | str):
+        raise ValueError(f"{option}={text!r}: use bytes as a number, or a string such as '3GiB'")
+    if isinstance(text, int):
+        if text < 1:
+            raise ValueError(f"{option}={text}: use 1 or more")
+        return text
+    match = _AMOUNT.fullmatch(text.strip().lower())
+    shares = " or '60%'" if whole is not None else ""
+    if match is None or (match[2] == "%" and whole is None):
+        raise ValueError(f"{option}={text!r}: use an amount such as '3GiB'{shares}")
+    if match[2] == "%":
+        assert whole is not None, "checked above"
+        share = float(match[1])
+        if not 0 < share <= 100:
+            raise ValueError(f"{option}={text!r}: use a share above 0% and up to 100%")
+        return max(int(whole * share / 100), 1)
+    if match[2] not in _UNITS:
+        raise ValueError(f"{option}={text!r}: {match[2]!r} is no unit; use KiB, MiB, GiB or GB")
+    nbytes = int(Fraction(match[1]) * _UNITS[match[2]])
+    if nbytes < 1:
+        raise ValueError(f"{option}={text!r}: use 1 byte or more")
+    return nbytes
+
+
+def format_bytes(nbytes: int) -> str:
+    """Return an amount that `parse_bytes` reads and that is at most 1 % larger, never less."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if nbytes >= size:
+            hundredths = -(-nbytes * 100 // size)
+            whole, part = divmod(hundredths, 100)
+            return f"{whole}.{part:02d}{unit}" if part else f"{whole}{unit}"
+    return f"{nbytes}B"

@@ -1,0 +1,107 @@
+"""What a run takes beside its weights: KV cache, activations, scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from airllm_rs.memory.arithmetic import ITEM_BYTES
+
+if TYPE_CHECKING:
+    from airllm_rs.config import ModelConfig
+    from airllm_rs.families import Family
+    from airllm_rs.memory.units import UnitTable
+
+# A window's cache holds this much more than queries see, so as not to be moved at every token.
+_WINDOW_SLACK = 256
+# Reads of single embedding rows are widened and pass through a buffer of the extension.
+_GATHER_BYTES = 8 << 20
+# float32 logits, their sorted copy and indexes, probabilities, and what is masked of them.
+_LOGIT_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How much is run at once, and in what."""
+
+    context: int
+    """Tokens of a sequence that the KV cache holds."""
+    max_num_seqs: int
+    chunk_tokens: int
+    """Tokens of all sequences that pass a layer together."""
+    compute_dtype: str
+
+    @property
+    def rows(self) -> int:
+        """Tokens that are in one module at a time."""
+        chunk = min(self.chunk_tokens, self.context * self.max_num_seqs)
+        return max(chunk, self.max_num_seqs)
+
+    @property
+    def item(self) -> int:
+        """Bytes of one number."""
+        return ITEM_BYTES[self.compute_dtype]
+
+
+def kv_bytes(config: ModelConfig, family: Family, shape: Shape) -> int:
+    """Return what keys and values take, a sliding layer no more than its window needs."""
+    tokens = 0
+    for window in config.windows:
+        most = shape.context
+        if window is not None:
+            most = min(most, window + shape.rows + _WINDOW_SLACK)
+        tokens += most
+    return tokens * shape.max_num_seqs * family.kv_bytes_per_layer(config, shape.item)
+
+
+def activation_bytes(config: ModelConfig, shape: Shape, *, layer_major: bool) -> int:
+    """Return the most that hidden states, one module's tensors and logits take at a time.
+
+    Layer-major, the hidden states of all chunks wait for the next layer.
+    """
+    rows, item = shape.rows, shape.item
+    hidden = config.hidden_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    waiting = shape.context * shape.max_num_seqs if layer_major else rows
+    # hidden states, and the cosines and sines of their positions
+    between = waiting * (hidden + 2 * config.head_dim) * item
+    norm = rows * hidden * (2 * item + 8)  # in float32, and its result
+    # queries before and after rotation, one copy on the way, the heads' output; keys and values
+    attention = rows * (4 * queries + 3 * keys + hidden) * item
+    # a boolean mask, the comparisons that make it, and the float mask that SDPA turns it into
+    mask = rows * shape.context * (4 + item)
+    mlp = rows * (3 * config.intermediate_size + hidden) * item
+    logits = shape.max_num_seqs * config.vocab_size * (item + _LOGIT_BYTES)
+    return between + rows * hidden * item + max(norm, attention + mask, mlp, logits)
+
+
+def scratch_bytes(table: UnitTable, shape: Shape) -> int:
+    """Return what is needed to convert weights at use and to gather rows of the embedding.
+
+    Small tensors are converted for good, matrices into a scratch of the largest one's size.
+    """
+    small = 0
+    largest = 0
+    always, looked_up = set(table.always), set(table.embedding)
+    for unit in table.units:
+        for piece in unit.pieces:
+            converted = prod(piece.shape) * shape.item
+            if piece.dtype == shape.compute_dtype or unit.index in looked_up:
+                continue
+            if unit.index in always:
+                small += converted
+            else:
+                largest = max(largest, converted)
+    return small + largest + _GATHER_BYTES
+
+
+def converted_bytes(table: UnitTable, compute_dtype: str) -> int:
+    """Return what the matrices of a sweep take in the dtype of the arithmetic."""
+    total = table.nbytes(table.order)
+    for index in table.order:
+        for piece in table.units[index].pieces:
+            # while they are converted one by one, some still lie there as they are stored
+            total += max(prod(piece.shape) * ITEM_BYTES[compute_dtype] - piece.nbytes, 0)
+    return total
