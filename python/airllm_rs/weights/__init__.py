@@ -1,0 +1,1 @@
+"""Where a module's weights come from: kept in memory, or streamed from disk."""
