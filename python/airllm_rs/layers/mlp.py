@@ -1,0 +1,55 @@
+"""The gated feed-forward network."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from airllm_rs.errors import ConfigError
+from airllm_rs.layers.linear import Linear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+}
+
+
+class GatedMLP(nn.Module):
+    """``down(act(gate(x)) * up(x))``."""
+
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, *, hidden_act: str, bias: bool
+    ) -> None:
+        super().__init__()
+        if hidden_act not in ACTIVATIONS:
+            raise ConfigError(
+                f"hidden_act {hidden_act!r} is not known; known: {', '.join(ACTIVATIONS)}"
+            )
+        self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
+        self.act_fn = ACTIVATIONS[hidden_act]
+        self._is_silu = self.act_fn is functional.silu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (B, T, hidden) to the same shape."""
+        gate = self.gate_proj(x)
+        if self._is_silu and not (gate.requires_grad and torch.is_grad_enabled()):
+            # in place: at a chunk of a prompt these are the largest activations
+            gate = functional.silu(gate, inplace=True).mul_(self.up_proj(x))
+        else:
+            gate = self.act_fn(gate) * self.up_proj(x)
+        return self.down_proj(gate)  # type: ignore[no-any-return]
