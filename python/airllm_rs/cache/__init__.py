@@ -1,0 +1,5 @@
+"""KV caches."""
+
+from airllm_rs.cache.kv import KvCache
+
+__all__ = ["KvCache"]
