@@ -1,0 +1,1 @@
+"""What runs the layers of a model over tokens."""
