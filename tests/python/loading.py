@@ -1,0 +1,143 @@
+"""Loads a tiny checkpoint in every way that a plan can ask for."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pytest
+from transformers import AutoConfig, GenerationConfig
+
+from airllm_rs import _core
+from airllm_rs.checkpoint import ModelFiles
+from airllm_rs.errors import BudgetError
+from airllm_rs.executors.streaming import StreamingExecutor
+from airllm_rs.families import read_config
+from airllm_rs.families.family import EMBEDDING
+from airllm_rs.generation.causal_lm import CausalLM
+from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
+from airllm_rs.memory.arithmetic import compute_dtype
+from airllm_rs.models import build_model
+from airllm_rs.weights.dtypes import TORCH_DTYPES
+from airllm_rs.weights.readahead import open_readahead, unit_parts
+from airllm_rs.weights.rows import GatheredRows
+from airllm_rs.weights.source import WeightSource
+from fake_readahead import FakeReadahead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROOM = 1 << 30
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How much stays in memory, and how a prompt is cut."""
+
+    share: float
+    """Of the bytes between the least that works and all."""
+    limits: PlanLimits = field(default_factory=lambda: PlanLimits(resident_below=0, group_bytes=0))
+    chunk_tokens: int = 512
+    prefetching: bool = True
+
+
+MODES = {
+    "resident": Mode(1),
+    "streamed": Mode(0),
+    "part resident": Mode(0.5),
+    "grouped units": Mode(0.6, PlanLimits(resident_below=0, group_bytes=32 * KIB)),
+    "ring below a layer": Mode(
+        0, PlanLimits(8 * KIB, group_bytes=0, resident_below=0), chunk_tokens=9
+    ),
+    "chunks held": Mode(
+        0.7, PlanLimits(8 * KIB, group_bytes=20 * KIB, resident_below=0), chunk_tokens=9
+    ),
+    "on demand": Mode(0, prefetching=False),
+}
+
+
+def open_files(path: Path) -> ModelFiles:
+    """Open the checkpoint in ``path``."""
+    config = json.loads((path / "config.json").read_text())
+    return ModelFiles(path, config, {}, _core.Checkpoint.open(path))
+
+
+def make_plan(
+    files: ModelFiles, mode: Mode, *, arithmetic: str, context: int = 256, sequences: int = 4
+) -> MemoryPlan:
+    """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
+    config = read_config(files.config)
+    request = PlanRequest(
+        budget_bytes=ROOM,
+        baseline_bytes=0,
+        compute_dtype=arithmetic,
+        context=context,
+        max_num_seqs=sequences,
+        limits=mode.limits,
+    )
+    everything = plan(config, files, request)
+    if mode.share < 1:
+        with pytest.raises(BudgetError) as refused:
+            plan(config, files, replace(request, weights_bytes=1))
+        least = refused.value.smallest_bytes
+        most = sum(unit.nbytes for unit in everything.units)
+        cap = least + int(mode.share * (most - least))
+        everything = plan(config, files, replace(request, weights_bytes=cap))
+    return replace(everything, chunk_tokens=mode.chunk_tokens)
+
+
+@contextmanager
+def load(
+    path: Path,
+    mode: str = "streamed",
+    *,
+    requested: str | None = "F32",
+    engine: str | None = None,
+    context: int = 256,
+) -> Iterator[CausalLM]:
+    """Load the checkpoint in ``path``; without an ``engine`` the strict readahead of tests reads.
+
+    Args:
+        path: A directory.
+        mode: One of `MODES`.
+        requested: The dtype to compute in, as the user asks for it.
+        engine: The I/O engine of the extension's readahead.
+        context: Tokens that the plan holds, of each of four sequences.
+    """
+    files = open_files(path)
+    code = compute_dtype(files.main_dtype, requested, bf16_arithmetic=True)
+    dtype = TORCH_DTYPES[code]
+    way = MODES[mode]
+    made = make_plan(files, way, arithmetic=code, context=context)
+    if engine is None:
+        readahead: _core.Readahead | FakeReadahead = FakeReadahead(
+            files.files,
+            [unit_parts(unit) for unit in made.units],
+            residents=made.residents,
+            ring_bytes=made.ring_bytes,
+        )
+        if way.prefetching and not made.fits:
+            readahead.schedule(made.order, cyclic=True)
+    else:
+        readahead = open_readahead(made, files.files, engine=engine, prefetching=way.prefetching)
+    weights = WeightSource(
+        made,
+        readahead,  # type: ignore[arg-type]
+        compute_dtype=dtype,
+        prefetching=way.prefetching,
+    )
+    table = files.tensor(EMBEDDING)
+    gather = GatheredRows(files.files[table.file], table, compute_dtype=dtype)
+    tree = build_model(read_config(files.config))
+    executor = StreamingExecutor(tree, weights, made, gather=gather)
+    config = AutoConfig.from_pretrained(path)
+    defaults = GenerationConfig.from_model_config(config)
+    model = CausalLM(config, executor, generation_config=defaults)
+    try:
+        yield model
+    finally:
+        model.close()
