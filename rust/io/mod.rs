@@ -1,5 +1,7 @@
 //! Engines that read byte ranges of files into memory, and the probe that chooses one.
 
+pub mod identity;
+
 use std::time::Duration;
 
 use crate::error::Error;

@@ -1,0 +1,200 @@
+//! One allocation of huge pages that all weights live in.
+
+use std::ptr::NonNull;
+
+use crate::error::Error;
+
+/// Size of a huge page, to which an arena is aligned.
+pub const HUGE_PAGE: usize = 2 << 20;
+
+const PAGE: usize = 4096;
+
+/// Zeroed anonymous memory, aligned to 2 MiB, in huge pages where the kernel has them. Takes no
+/// memory before it is touched, and is given back when dropped.
+///
+/// It hands out addresses, never references: who may touch which bytes is for its users to agree on.
+#[derive(Debug)]
+pub struct Arena {
+    start: NonNull<u8>,
+    nbytes: usize,
+    // The mapping is absent in forked children, where its address may be somebody else's.
+    process: u32,
+}
+
+// SAFETY: an address and a length, which do not change; the bytes behind them are guarded by users.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Memory of `nbytes`, rounded up to whole pages of 4096; at least one.
+    ///
+    /// # Errors
+    /// `ArenaTooLarge` if there is no such amount of address space.
+    pub fn new(nbytes: usize) -> Result<Self, Error> {
+        let too_large = || Error::ArenaTooLarge { needed: nbytes as u64 };
+        let nbytes = nbytes.max(1).checked_next_multiple_of(PAGE).ok_or_else(too_large)?;
+        if nbytes > isize::MAX as usize - HUGE_PAGE {
+            return Err(too_large());
+        }
+        let start = platform::map(nbytes).ok_or_else(too_large)?;
+        Ok(Self { start, nbytes, process: std::process::id() })
+    }
+
+    /// Where it starts.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// Its length.
+    #[must_use]
+    pub fn nbytes(&self) -> usize {
+        self.nbytes
+    }
+
+    /// Give the whole pages within a range back to the kernel: they read as zeros afterwards and
+    /// take no memory until they are touched again. Memory that somebody has locked stays.
+    ///
+    /// # Panics
+    /// If the range is not within the arena.
+    pub fn discard(&self, offset: usize, nbytes: usize) {
+        let end = offset.checked_add(nbytes).filter(|&end| end <= self.nbytes);
+        let end = end.expect("the range was cut from this arena");
+        let (first, last) = (offset.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if first < last && self.is_ours() {
+            // SAFETY: whole pages of this mapping, as just checked.
+            unsafe { platform::discard(self.start.add(first), last - first) };
+        }
+    }
+
+    /// Bytes of it that are in huge pages now.
+    #[must_use]
+    pub fn huge_page_bytes(&self) -> u64 {
+        if self.is_ours() { platform::huge_page_bytes(self.start, self.nbytes) } else { 0 }
+    }
+
+    fn is_ours(&self) -> bool {
+        self.process == std::process::id()
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // SAFETY: mapped by `map` with this length; nobody looks at it any more.
+            unsafe { platform::unmap(self.start, self.nbytes) };
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod platform {
+    use std::ffi::c_void;
+    use std::fs::File;
+    use std::io::{BufRead, BufReader};
+    use std::ptr::{self, NonNull};
+
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+    use crate::arena::HUGE_PAGE;
+
+    pub(super) fn map(nbytes: usize) -> Option<NonNull<u8>> {
+        // More than is wanted, so that an aligned part can be cut out.
+        let room = nbytes.checked_add(HUGE_PAGE)?;
+        let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let mapped = unsafe { mmap_anonymous(ptr::null_mut(), room, access, kind) }.ok()?;
+        let lead = mapped.cast::<u8>().align_offset(HUGE_PAGE);
+        let start = mapped.wrapping_byte_add(lead);
+        for (at, spare) in [(mapped, lead), (start.wrapping_byte_add(nbytes), HUGE_PAGE - lead)] {
+            if spare > 0 {
+                // SAFETY: the parts of the new mapping before and after the aligned one.
+                let _ = unsafe { munmap(at, spare) };
+            }
+        }
+        // Wishes: without huge pages it is slower, and a kernel that cannot keep it out of children
+        // copies its page tables.
+        for advice in [Advice::LinuxHugepage, Advice::LinuxDontFork] {
+            // SAFETY: the aligned part, which this function has mapped.
+            let _ = unsafe { madvise(start, nbytes, advice) };
+        }
+        NonNull::new(start.cast())
+    }
+
+    /// # Safety
+    /// Whole pages of a mapping made by `map`.
+    pub(super) unsafe fn discard(start: NonNull<u8>, nbytes: usize) {
+        // SAFETY: the caller's promise. Refused for locked pages only, which then stay.
+        let _ = unsafe { madvise(start.as_ptr().cast(), nbytes, Advice::LinuxDontNeed) };
+    }
+
+    /// # Safety
+    /// A whole mapping made by `map`, which nobody uses any more.
+    pub(super) unsafe fn unmap(start: NonNull<u8>, nbytes: usize) {
+        // SAFETY: the caller's promise.
+        let _ = unsafe { munmap(start.as_ptr().cast::<c_void>(), nbytes) };
+    }
+
+    pub(super) fn huge_page_bytes(start: NonNull<u8>, nbytes: usize) -> u64 {
+        let begin = start.as_ptr() as usize;
+        let end = begin + nbytes;
+        let Ok(file) = File::open("/proc/self/smaps") else { return 0 };
+        let mut is_inside = false;
+        let mut kibibytes = 0;
+        for line in BufReader::new(file).lines().map_while(Result::ok) {
+            if let Some((first, last)) = address_range(&line) {
+                is_inside = first < end && last > begin;
+            } else if is_inside && let Some(rest) = line.strip_prefix("AnonHugePages:") {
+                kibibytes += rest.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+            }
+        }
+        kibibytes * 1024
+    }
+
+    // The range of a line that begins a mapping.
+    fn address_range(line: &str) -> Option<(usize, usize)> {
+        let (first, last) = line.split_once(' ')?.0.split_once('-')?;
+        let parse = |text| usize::from_str_radix(text, 16).ok();
+        Some((parse(first)?, parse(last)?))
+    }
+}
+
+/// Not built here: memory of the allocator, which systems hand out lazily too.
+#[cfg(not(target_os = "linux"))]
+mod platform {
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::ptr::NonNull;
+
+    use crate::arena::HUGE_PAGE;
+
+    fn layout(nbytes: usize) -> Option<Layout> {
+        Layout::from_size_align(nbytes, HUGE_PAGE).ok()
+    }
+
+    pub(super) fn map(nbytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: at least one page.
+        NonNull::new(unsafe { alloc_zeroed(layout(nbytes)?) })
+    }
+
+    /// # Safety
+    /// Whole pages of memory from `map`.
+    pub(super) unsafe fn discard(start: NonNull<u8>, nbytes: usize) {
+        // The allocator takes no parts back; zeros are what a reader is promised.
+        // SAFETY: the caller's promise.
+        unsafe { start.write_bytes(0, nbytes) };
+    }
+
+    /// # Safety
+    /// All memory of one call of `map`, which nobody uses any more.
+    pub(super) unsafe fn unmap(start: NonNull<u8>, nbytes: usize) {
+        if let Some(layout) = layout(nbytes) {
+            // SAFETY: the caller's promise.
+            unsafe { dealloc(start.as_ptr(), layout) };
+        }
+    }
+
+    pub(super) fn huge_page_bytes(_start: NonNull<u8>, _nbytes: usize) -> u64 {
+        0
+    }
+}

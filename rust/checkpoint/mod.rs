@@ -1,0 +1,1 @@
+//! What others ship: which tensor lies where in which file.

@@ -1,0 +1,1 @@
+//! Parts of a unit arrive whole and end up aligned.

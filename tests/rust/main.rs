@@ -1,0 +1,5 @@
+//! Tests of the crate, one module per subsystem.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod arena;
+mod extent;
