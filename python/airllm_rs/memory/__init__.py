@@ -1,6 +1,8 @@
 """The memory plan: what stays in memory, what is streamed, and how much is left for the rest."""
 
 from airllm_rs.memory.amount import format_bytes, parse_bytes
+from airllm_rs.memory.baseline import baseline_bytes, record_baseline
+from airllm_rs.memory.budget import Budget, choose_budget
 from airllm_rs.memory.planner import (
     MemoryPlan,
     PlanRequest,
@@ -11,14 +13,18 @@ from airllm_rs.memory.planner import (
 from airllm_rs.memory.units import Piece, PlanLimits, Unit
 
 __all__ = [
+    "Budget",
     "MemoryPlan",
     "Piece",
     "PlanLimits",
     "PlanRequest",
     "Unit",
+    "baseline_bytes",
+    "choose_budget",
     "format_bytes",
     "parse_bytes",
     "plan",
+    "record_baseline",
     "replan",
     "smallest_budget",
 ]
