@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from airllm_rs.errors import AirLLMError, BudgetError
+from airllm_rs.layers.linear import Linear
 from fake_readahead import FakeReadahead
 from loading import load
 from tiny import generate, oracle, prompt
@@ -74,7 +75,9 @@ def test_what_is_in_memory_is_not_scheduled(tiny_checkpoint: Callable[..., Path]
     with load(tiny_checkpoint("llama"), "resident") as model:
         model(LONG)
         assert readahead(model).schedules == []
-        assert all(linear.source is None for linear in model.modules() if hasattr(linear, "source"))
+        linears = [module for module in model.modules() if isinstance(module, Linear)]
+        assert len(linears) == 15
+        assert all(linear.source is None for linear in linears)
 
 
 def test_chunks_do_not_change_logits(tiny_checkpoint: Callable[..., Path]) -> None:
