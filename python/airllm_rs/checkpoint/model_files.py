@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+from airllm_rs.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,3 +64,24 @@ class ModelFiles:
             info = self.tensor(name)
             totals[info.dtype] = totals.get(info.dtype, 0) + info.nbytes
         return max(totals, key=lambda dtype: totals[dtype], default="F32")
+
+
+def read_json(path: Path, missing: str | None = None) -> dict[str, object]:
+    """Return the object in a JSON file.
+
+    Raises:
+        CheckpointError: saying ``missing`` if the file does not exist.
+        ConfigError: if the file does not hold an object, naming the place.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(missing or f"{path}: no such file") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise ConfigError(f"{path}: {where}: {error.msg}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected an object, found {type(content).__name__}")
+    return content

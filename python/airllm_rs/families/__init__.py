@@ -8,11 +8,12 @@ from airllm_rs.config import ModelConfig, parse_config
 from airllm_rs.errors import ConfigError, UnsupportedModelError
 from airllm_rs.families import llama, mistral, qwen2, qwen3
 from airllm_rs.families.family import Family, Layer, TensorSpec
+from airllm_rs.families.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FAMILIES", "Family", "Layer", "TensorSpec", "family_of", "read_config"]
+__all__ = ["FAMILIES", "Family", "Layer", "TensorSpec", "family_of", "read_config", "validate"]
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.model_type: module.FAMILY for module in (llama, mistral, qwen2, qwen3)

@@ -1,0 +1,199 @@
+"""Checkpoints of the Hugging Face hub, downloaded into its own cache."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airllm_rs.checkpoint.disk_space import require_space
+from airllm_rs.checkpoint.model_files import read_json
+from airllm_rs.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from airllm_rs.stats.progress import Progress
+
+SMALL = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+WEIGHTS = (["*.safetensors"], ["pytorch_model*.bin"])
+# Subdirectories hold other formats, and consolidated files a second copy of the weights.
+IGNORED = ["*/*", "consolidated*", "adapter_*", "training_args*"]
+
+_POLL_S = 0.5
+
+
+def download(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+    check: Callable[[Mapping[str, object]], object] | None = None,
+    progress: Progress,
+) -> Path:
+    """Return the directory of a repository's snapshot, after downloading what it lacks.
+
+    What was interrupted is resumed. ``HF_HUB_OFFLINE`` is honoured. Only configuration, tokenizer
+    and weights are downloaded; ``check`` sees config.json before the weights are.
+
+    Raises:
+        CheckpointError: in one line, whatever the hub says in many.
+        NotEnoughSpaceException: if the files would not fit on the disk.
+    """
+    # a third of a second that local checkpoints need not spend
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=patterns,
+                ignore_patterns=IGNORED,
+            )
+        )
+
+    with _one_line_errors(repo_id, revision), _no_bars_but_ours():
+        directory = fetch(SMALL)
+        config = read_json(directory / "config.json", f"{repo_id} has no config.json on the hub")
+        if check is not None:
+            check(config)
+        for patterns in WEIGHTS:
+            if not local_files_only:
+                needed = _missing_bytes(repo_id, revision, cache_dir, token, patterns)
+                home = _cache(cache_dir)
+                require_space(
+                    home,
+                    needed,
+                    f"downloading {repo_id}",
+                    "free some, or choose another place with cache_dir= or HF_HOME",
+                )
+                with _watched(home, repo_id, needed, progress):
+                    fetch([*SMALL, *patterns])
+            else:
+                fetch([*SMALL, *patterns])
+            if any(path for pattern in patterns for path in directory.glob(pattern)):
+                return directory
+    raise CheckpointError(f"{repo_id} has neither safetensors nor pytorch_model.bin on the hub")
+
+
+def _missing_bytes(
+    repo_id: str,
+    revision: str | None,
+    cache_dir: Path | None,
+    token: str | None,
+    patterns: list[str],
+) -> int:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError
+
+    try:
+        files = snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            allow_patterns=patterns,
+            ignore_patterns=IGNORED,
+            dry_run=True,
+        )
+    except DryRunError:
+        return 0  # offline: nothing will be downloaded
+    return sum(file.file_size or 0 for file in files if file.will_download)
+
+
+def _cache(cache_dir: Path | None) -> Path:
+    from huggingface_hub import constants
+
+    return cache_dir if cache_dir is not None else Path(constants.HF_HUB_CACHE)
+
+
+@contextmanager
+def _one_line_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's client raises into one line that says what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError as error:
+        message = (
+            "is gated: accept its terms on its page, then pass a token (hf_token= or HF_TOKEN)"
+        )
+        raise CheckpointError(f"{repo_id} {message}") from error
+    except RepositoryNotFoundError as error:
+        message = "no such directory, and no such repository on the hub (or it needs a token)"
+        raise CheckpointError(f"{repo_id}: {message}") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{repo_id} has no revision {revision!r} on the hub") from error
+    except LocalEntryNotFoundError as error:
+        message = "no such directory, and the hub's cache does not have all of it"
+        raise CheckpointError(f"{repo_id}: {message} (offline, or the hub is down)") from error
+    except (HFValidationError, HfHubHTTPError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"{repo_id}: {first}") from error
+
+
+@contextmanager
+def _no_bars_but_ours() -> Iterator[None]:
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
+def _watched(home: Path, repo_id: str, needed: int, progress: Progress) -> Iterator[None]:
+    """Show how the files of a repository grow; the hub's client only counts for its own bars."""
+    if not needed:
+        yield
+        return
+    blobs = home / f"models--{repo_id.replace('/', '--')}" / "blobs"
+    before = _size(blobs)
+    done = threading.Event()
+    with progress.task(f"downloading {repo_id}", needed) as task:
+
+        def watch() -> None:
+            while not done.wait(_POLL_S):
+                task.update(min(max(_size(blobs) - before, 0), needed))
+
+        thread = threading.Thread(target=watch, name="airllm-download-progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _size(directory: Path) -> int:
+    total = 0
+    try:
+        for path in directory.iterdir():
+            # allocated, not apparent: parts may be written in any order
+            total += path.stat().st_blocks * 512
+    except OSError:
+        return total
+    return total

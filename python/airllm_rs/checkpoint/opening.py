@@ -1,0 +1,119 @@
+"""From what the user names to the files of a model."""
+
+from __future__ import annotations
+
+import re
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airllm_rs import _core
+from airllm_rs.checkpoint.model_files import ModelFiles, read_json
+from airllm_rs.errors import CheckpointError
+from airllm_rs.stats.progress import NoProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from airllm_rs.stats.progress import Progress
+
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def open_checkpoint(
+    path_or_id: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+    conversion_dir: str | PathLike[str] | None = None,
+    yes: bool = False,
+    check: Callable[[Mapping[str, object]], object] | None = None,
+    progress: Progress | None = None,
+) -> ModelFiles:
+    """Find, download or convert a checkpoint, and parse its headers. No weight is read.
+
+    Args:
+        path_or_id: A directory, a ``.safetensors`` or ``.gguf`` file, or a hub id.
+        revision: Branch, tag or commit of a hub id.
+        cache_dir: Where the hub's files are cached; its own default if None.
+        local_files_only: Download nothing.
+        token: For private repositories of the hub.
+        conversion_dir: Where converted checkpoints go; our cache directory if None.
+        yes: Convert without asking, however much space that takes.
+        check: Called with the contents of config.json before anything large is downloaded or
+            converted; it raises what it does not like.
+        progress: Where downloads and conversions are shown.
+
+    Raises:
+        CheckpointError: if there is nothing of that name, or it is no checkpoint.
+        NotEnoughSpaceException: if a download or conversion would not fit on the disk.
+        OSError: if a file cannot be read.
+    """
+    progress = progress or NoProgress()
+    path = _local(path_or_id)
+    if path is None:
+        from airllm_rs.checkpoint import hub
+
+        path = hub.download(
+            fspath(path_or_id),
+            revision=revision,
+            cache_dir=Path(cache_dir) if cache_dir is not None else None,
+            local_files_only=local_files_only,
+            token=token,
+            check=check,
+            progress=progress,
+        )
+    if path.suffix == ".gguf":
+        # needs an optional package, and only these users do
+        from airllm_rs.gguf_import import import_gguf
+
+        target = Path(conversion_dir) if conversion_dir is not None else None
+        path = import_gguf(path, cache_dir=target, yes=yes, progress=progress)
+    directory = path if path.is_dir() else path.parent
+    config = read_json(directory / "config.json", f"{directory} has no config.json")
+    if check is not None:
+        check(config)
+    generation = directory / "generation_config.json"
+    return ModelFiles(
+        path=directory,
+        config=config,
+        generation_config=read_json(generation) if generation.exists() else {},
+        core=_open_weights(path, conversion_dir, progress),
+    )
+
+
+def _local(path_or_id: str | PathLike[str]) -> Path | None:
+    """Return the path that the user means, None for a hub id."""
+    text = fspath(path_or_id)
+    path = Path(text).expanduser()
+    if path.exists():
+        if path.is_file() and path.suffix not in (".safetensors", ".gguf"):
+            raise CheckpointError(f"{path} is neither a directory nor a .safetensors or .gguf file")
+        return path
+    is_path = isinstance(path_or_id, PathLike) or text.startswith((".", "/", "~"))
+    if is_path or path.suffix in (".safetensors", ".gguf") or not _HUB_ID.fullmatch(text):
+        raise CheckpointError(f"{text}: no such file or directory")
+    return None
+
+
+def _open_weights(
+    path: Path, conversion_dir: str | PathLike[str] | None, progress: Progress
+) -> _core.Checkpoint:
+    if path.is_file():
+        return _core.Checkpoint.open(path)
+    if (path / SAFETENSORS_INDEX).exists() or (path / "model.safetensors").exists():
+        return _core.Checkpoint.open(path)
+    others = sorted(path.glob("*.safetensors"))
+    if len(others) == 1:
+        return _core.Checkpoint.open(others[0])
+    from airllm_rs.checkpoint import torch_files
+
+    if torch_files.sources(path):
+        target = Path(conversion_dir) if conversion_dir is not None else None
+        return _core.Checkpoint.open(torch_files.convert(path, target, progress=progress))
+    raise CheckpointError(
+        f"{path} has no model.safetensors, no {SAFETENSORS_INDEX} and no pytorch_model.bin"
+    )

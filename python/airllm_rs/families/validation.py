@@ -1,0 +1,69 @@
+"""A checkpoint against its family: what is missing or wrong shows before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from airllm_rs.errors import CheckpointError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airllm_rs.checkpoint import TensorInfo
+    from airllm_rs.config import ModelConfig
+    from airllm_rs.families.family import Family, TensorSpec
+
+DTYPES = ("BF16", "F16", "F32", "F64")
+"""Dtypes of weights that can be computed with, converted or as they are."""
+
+_SHOWN = 3
+
+
+class NamedTensors(Protocol):
+    """What is validated: tensors that can be listed and looked up."""
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors."""
+
+    def tensor(self, name: str) -> TensorInfo:
+        """Return what a tensor is and where it lies."""
+
+
+def validate(config: ModelConfig, family: Family, files: NamedTensors) -> list[str]:
+    """Check that a checkpoint has the tensors of its family, and return those it has beyond.
+
+    Raises:
+        CheckpointError: naming tensors that are missing, or one of a wrong shape.
+        UnsupportedModelError: naming a tensor whose dtype cannot be computed with.
+    """
+    specs = {spec.name: spec for layer in family.layers(config) for spec in layer.tensors}
+    present = set(files.names())
+    missing = [name for name, spec in specs.items() if spec.required and name not in present]
+    extra = [name for name in files.names() if name not in specs]
+    unexpected = [name for name in extra if not family.is_ignorable(name, config)]
+    if missing:
+        beside = f" (it has {_some(unexpected)} instead)" if unexpected else ""
+        raise CheckpointError(f"the checkpoint lacks {_some(missing)}{beside}")
+    for spec in specs.values():
+        if spec.name in present:
+            _check(spec, files.tensor(spec.name))
+    return unexpected
+
+
+def _check(spec: TensorSpec, found: TensorInfo) -> None:
+    if found.shape != spec.shape:
+        raise CheckpointError(
+            f"{spec.name} has shape {list(found.shape)}, expected {list(spec.shape)} "
+            "from config.json"
+        )
+    if found.dtype not in DTYPES:
+        raise UnsupportedModelError(
+            f"{spec.name} is stored as {found.dtype}, which cannot be computed with; "
+            f"can be: {', '.join(DTYPES)}"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
