@@ -1,15 +1,24 @@
 """What can go wrong: one family of exceptions, those raised by the extension among them."""
 
-from airllm_rs._core import AirLLMError, CheckpointError, LeaseHeld, WorkerPanicked
+from airllm_rs._core import (
+    AirLLMError,
+    CheckpointChanged,
+    CheckpointError,
+    LeaseHeld,
+    NotScheduled,
+    WorkerPanicked,
+)
 
 __all__ = [
     "AirLLMError",
     "BudgetError",
+    "CheckpointChanged",
     "CheckpointError",
     "ConfigError",
     "LeaseHeld",
     "MissingDependencyError",
     "NotEnoughSpaceException",
+    "NotScheduled",
     "TokenizerError",
     "UnsupportedModelError",
     "WorkerPanicked",

@@ -370,3 +370,91 @@ def test_offline_is_honoured(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -
     assert set(files.names()) == set(tensors())
     with pytest.raises(CheckpointError, match="someone/other: no such directory"):
         open_checkpoint("someone/other", cache_dir=hub_cache)
+
+
+class Hub:
+    """Stands in for the hub's client: a repository of files, what was asked for, and a network."""
+
+    def __init__(self, files: Path, cache: Path) -> None:
+        self.files = files
+        self.cache = cache
+        self.asked: list[list[str]] = []
+
+    def snapshot_download(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None,
+        cache_dir: Path,
+        token: str | None,
+        allow_patterns: list[str],
+        ignore_patterns: list[str],
+        local_files_only: bool = False,
+        dry_run: bool = False,
+    ) -> str | list[SimpleNamespace]:
+        target = self.cache / f"models--{repo_id.replace('/', '--')}" / "snapshots" / "1"
+        target.mkdir(parents=True, exist_ok=True)
+        wanted = [
+            path
+            for path in self.files.iterdir()
+            if any(path.match(pattern) for pattern in allow_patterns)
+            and not any(path.match(pattern) for pattern in ignore_patterns if "/" not in pattern)
+        ]
+        if dry_run:
+            return [
+                SimpleNamespace(
+                    file_size=path.stat().st_size, will_download=not (target / path.name).exists()
+                )
+                for path in wanted
+            ]
+        self.asked.append(sorted(path.name for path in wanted))
+        for path in wanted:
+            shutil.copy(path, target)
+        return str(target)
+
+
+@pytest.fixture
+def hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    for name in ("tokenizer.json", "consolidated.safetensors", "training_args.bin", "README.md"):
+        (checkpoint / name).write_text("{}")
+    found = Hub(checkpoint, tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", found.snapshot_download)
+    return found
+
+
+def test_only_what_is_needed_is_downloaded(hub: Hub) -> None:
+    files = open_checkpoint("someone/tiny", cache_dir=hub.cache)
+    assert set(files.names()) == set(tensors())
+    small = ["config.json", "tokenizer.json"]
+    assert hub.asked == [small, [small[0], "model.safetensors", small[1]]]
+
+
+def test_torch_files_are_downloaded_where_there_is_nothing_else(hub: Hub) -> None:
+    (hub.files / "model.safetensors").unlink()
+    torch.save(tensors(), hub.files / "pytorch_model.bin")
+    assert set(open_checkpoint("someone/tiny", cache_dir=hub.cache).names()) == set(tensors())
+    assert "pytorch_model.bin" in hub.asked[-1]
+
+
+def test_a_repository_without_weights_is_named(hub: Hub) -> None:
+    (hub.files / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="neither safetensors nor"):
+        open_checkpoint("someone/tiny", cache_dir=hub.cache)
+
+
+def test_an_unknown_model_is_not_downloaded(hub: Hub) -> None:
+    def refuse(config: Mapping[str, object]) -> None:
+        raise UnsupportedModelError(str(config["model_type"]))
+
+    with pytest.raises(UnsupportedModelError):
+        open_checkpoint("someone/tiny", cache_dir=hub.cache, check=refuse)
+    assert len(hub.asked) == 1
+
+
+def test_a_disk_too_small_for_a_download_is_named(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(NotEnoughSpaceException, match="downloading someone/tiny needs"):
+        open_checkpoint("someone/tiny", cache_dir=hub.cache)
+    assert len(hub.asked) == 1

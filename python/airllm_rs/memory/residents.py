@@ -99,7 +99,8 @@ def spread(sizes: Sequence[int], room: int) -> list[int]:
             taken.add(index)
             left -= size
             credit -= size * total
-    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+    middle = len(sizes) // 2  # the head stays at one end of the sweep: fill up far from it
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], abs(i - middle))):
         if index not in taken and sizes[index] <= left:
             taken.add(index)
             left -= sizes[index]
