@@ -164,11 +164,12 @@ class _Builder:
             if self._is_small(spec):
                 continue
             whole = self._whole(spec)
-            size = slot_bytes([whole])
-            if group and slot_bytes([*group, whole]) > self._limits.group_bytes:
+            most = self._limits.group_bytes
+            is_large = slot_bytes([whole]) > most or whole.nbytes > self._limits.max_unit_bytes
+            if group and (is_large or slot_bytes([*group, whole]) > most):
                 self._add_group(number, group)
                 group = []
-            if size > self._limits.group_bytes or whole.nbytes > self._limits.max_unit_bytes:
+            if is_large:
                 for block in self._blocks(whole):
                     self._add_group(number, [block])
             else:
