@@ -32,13 +32,22 @@ impl Arena {
     /// # Errors
     /// `ArenaTooLarge` if there is no such amount of address space.
     pub fn new(nbytes: usize) -> Result<Self, Error> {
-        let too_large = || Error::ArenaTooLarge { needed: nbytes as u64 };
-        let nbytes = nbytes.max(1).checked_next_multiple_of(PAGE).ok_or_else(too_large)?;
+        let too_large = || Error::ArenaTooLarge {
+            needed: nbytes as u64,
+        };
+        let nbytes = nbytes
+            .max(1)
+            .checked_next_multiple_of(PAGE)
+            .ok_or_else(too_large)?;
         if nbytes > isize::MAX as usize - HUGE_PAGE {
             return Err(too_large());
         }
         let start = platform::map(nbytes).ok_or_else(too_large)?;
-        Ok(Self { start, nbytes, process: std::process::id() })
+        Ok(Self {
+            start,
+            nbytes,
+            process: std::process::id(),
+        })
     }
 
     /// Where it starts.
@@ -63,15 +72,21 @@ impl Arena {
         let end = end.expect("the range was cut from this arena");
         let (first, last) = (offset.next_multiple_of(PAGE), end / PAGE * PAGE);
         if first < last && self.is_ours() {
+            // SAFETY: `first` is within the mapping.
+            let start = unsafe { self.start.add(first) };
             // SAFETY: whole pages of this mapping, as just checked.
-            unsafe { platform::discard(self.start.add(first), last - first) };
+            unsafe { platform::discard(start, last - first) };
         }
     }
 
     /// Bytes of it that are in huge pages now.
     #[must_use]
     pub fn huge_page_bytes(&self) -> u64 {
-        if self.is_ours() { platform::huge_page_bytes(self.start, self.nbytes) } else { 0 }
+        if self.is_ours() {
+            platform::huge_page_bytes(self.start, self.nbytes)
+        } else {
+            0
+        }
     }
 
     fn is_ours(&self) -> bool {
@@ -102,12 +117,18 @@ mod platform {
     pub(super) fn map(nbytes: usize) -> Option<NonNull<u8>> {
         // More than is wanted, so that an aligned part can be cut out.
         let room = nbytes.checked_add(HUGE_PAGE)?;
-        let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        let (access, kind) = (
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
+        );
         // SAFETY: a new mapping at an address that the kernel chooses.
         let mapped = unsafe { mmap_anonymous(ptr::null_mut(), room, access, kind) }.ok()?;
         let lead = mapped.cast::<u8>().align_offset(HUGE_PAGE);
         let start = mapped.wrapping_byte_add(lead);
-        for (at, spare) in [(mapped, lead), (start.wrapping_byte_add(nbytes), HUGE_PAGE - lead)] {
+        for (at, spare) in [
+            (mapped, lead),
+            (start.wrapping_byte_add(nbytes), HUGE_PAGE - lead),
+        ] {
             if spare > 0 {
                 // SAFETY: the parts of the new mapping before and after the aligned one.
                 let _ = unsafe { munmap(at, spare) };
@@ -139,7 +160,9 @@ mod platform {
     pub(super) fn huge_page_bytes(start: NonNull<u8>, nbytes: usize) -> u64 {
         let begin = start.as_ptr() as usize;
         let end = begin + nbytes;
-        let Ok(file) = File::open("/proc/self/smaps") else { return 0 };
+        let Ok(file) = File::open("/proc/self/smaps") else {
+            return 0;
+        };
         let mut is_inside = false;
         let mut kibibytes = 0;
         for line in BufReader::new(file).lines().map_while(Result::ok) {

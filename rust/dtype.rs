@@ -97,7 +97,9 @@ impl Dtype {
         Self::ALL
             .into_iter()
             .find(|dtype| dtype.code() == code)
-            .ok_or_else(|| Error::UnknownDtype { code: code.to_owned() })
+            .ok_or_else(|| Error::UnknownDtype {
+                code: code.to_owned(),
+            })
     }
 
     /// Bits of one item.
@@ -137,7 +139,10 @@ impl Dtype {
             .and_then(|items| items.checked_mul(u64::from(self.bits())));
         match bits {
             Some(bits) if bits.is_multiple_of(8) => Ok(bits / 8),
-            _ => Err(Error::ShapeSize { shape: shape.to_vec(), bits: self.bits() }),
+            _ => Err(Error::ShapeSize {
+                shape: shape.to_vec(),
+                bits: self.bits(),
+            }),
         }
     }
 }

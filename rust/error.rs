@@ -268,12 +268,21 @@ impl Error {
         nbytes: usize,
         engine: &'static str,
     ) -> Self {
-        Self::Io { source, path: path.to_owned(), offset, nbytes: nbytes as u64, engine }
+        Self::Io {
+            source,
+            path: path.to_owned(),
+            offset,
+            nbytes: nbytes as u64,
+            engine,
+        }
     }
 
     /// A file that could not be opened or examined.
     pub(crate) fn open(source: io::Error, path: &Path) -> Self {
-        Self::Open { source, path: path.to_owned() }
+        Self::Open {
+            source,
+            path: path.to_owned(),
+        }
     }
 }
 
@@ -288,7 +297,9 @@ pub enum HeaderFault {
         found: u64,
     },
     /// A header larger than any reader takes.
-    #[error("the header is said to have {nbytes} bytes, more than the {limit} allowed; is this a safetensors file?")]
+    #[error(
+        "the header is said to have {nbytes} bytes, more than the {limit} allowed; is this a safetensors file?"
+    )]
     TooLong {
         /// Its length.
         nbytes: u64,
@@ -358,7 +369,9 @@ pub enum HeaderFault {
         end: u64,
     },
     /// Bytes that belong to no tensor.
-    #[error("tensor {tensor:?} begins at {begin}, the one before ends at {end}: the bytes between belong to none")]
+    #[error(
+        "tensor {tensor:?} begins at {begin}, the one before ends at {end}: the bytes between belong to none"
+    )]
     Hole {
         /// The tensor after the hole.
         tensor: String,
@@ -368,7 +381,9 @@ pub enum HeaderFault {
         end: u64,
     },
     /// Data that is not as long as the tensors say.
-    #[error("the tensors end at {expected}, the file has {found} bytes: it was not copied or downloaded whole")]
+    #[error(
+        "the tensors end at {expected}, the file has {found} bytes: it was not copied or downloaded whole"
+    )]
     Size {
         /// Size that the tensors make.
         expected: u64,
@@ -404,7 +419,9 @@ pub enum IndexFault {
         file: String,
     },
     /// A file that is not there.
-    #[error("the index names {file:?} for tensor {tensor:?}, which does not exist: was the download completed?")]
+    #[error(
+        "the index names {file:?} for tensor {tensor:?}, which does not exist: was the download completed?"
+    )]
     MissingFile {
         /// A tensor.
         tensor: String,
@@ -418,15 +435,5 @@ pub enum IndexFault {
         tensor: String,
         /// Its file.
         file: String,
-    },
-    /// A tensor that a second file has too.
-    #[error("tensor {tensor:?} is both in {first:?} and in {second:?}")]
-    Twice {
-        /// The tensor.
-        tensor: String,
-        /// One file.
-        first: String,
-        /// The other.
-        second: String,
     },
 }

@@ -25,11 +25,17 @@ impl Extent {
     /// # Errors
     /// `ExtentTooLarge` when it cannot be counted.
     pub fn end(&self) -> Result<u64, Error> {
-        self.offset.checked_add(self.nbytes).ok_or_else(|| self.too_large())
+        self.offset
+            .checked_add(self.nbytes)
+            .ok_or_else(|| self.too_large())
     }
 
     fn too_large(&self) -> Error {
-        Error::ExtentTooLarge { file: self.file, offset: self.offset, nbytes: self.nbytes }
+        Error::ExtentTooLarge {
+            file: self.file,
+            offset: self.offset,
+            nbytes: self.nbytes,
+        }
     }
 }
 
@@ -92,13 +98,18 @@ impl UnitLayout {
     /// # Panics
     /// If the alignment is not a power of two: an engine's mistake.
     pub fn new(parts: &[Part], alignment: usize) -> Result<Self, Error> {
-        assert!(alignment.is_power_of_two(), "alignment {alignment} is not a power of two");
+        assert!(
+            alignment.is_power_of_two(),
+            "alignment {alignment} is not a power of two"
+        );
         let mut order: Vec<usize> = (0..parts.len()).collect();
         for part in parts {
             part.extent.end()?;
             let item_size = part.item_size as usize;
             if !item_size.is_power_of_two() || item_size > SLOT_ALIGNMENT {
-                return Err(Error::ItemSize { item_size: part.item_size });
+                return Err(Error::ItemSize {
+                    item_size: part.item_size,
+                });
             }
         }
         order.retain(|&index| parts[index].extent.nbytes > 0);
@@ -109,7 +120,14 @@ impl UnitLayout {
 
         let mut layout = Self {
             reads: Vec::new(),
-            parts: vec![SlotPart { slot_offset: 0, read_offset: 0, nbytes: 0 }; parts.len()],
+            parts: vec![
+                SlotPart {
+                    slot_offset: 0,
+                    read_offset: 0,
+                    nbytes: 0
+                };
+                parts.len()
+            ],
             moves: Vec::new(),
             nbytes: 0,
         };
@@ -181,14 +199,22 @@ impl UnitLayout {
                 };
             }
             if to != from {
-                moves.push(Move { from, to, nbytes: end - from });
+                moves.push(Move {
+                    from,
+                    to,
+                    nbytes: end - from,
+                });
             }
             needed = end - start;
             settled_end = to.checked_add(end - from).ok_or_else(too_large)?;
         }
         // All moves go up: from the last to the first, none overwrites what is still to be moved.
         self.moves.extend(moves.into_iter().rev());
-        self.reads.push(SlotRead { extent: read, needed, slot_offset: start });
+        self.reads.push(SlotRead {
+            extent: read,
+            needed,
+            slot_offset: start,
+        });
         Ok(read_end.max(settled_end))
     }
 
@@ -237,7 +263,9 @@ fn next_read(
     rest: &[usize],
     alignment: usize,
 ) -> Result<Option<(Extent, usize)>, Error> {
-    let Some(&first) = rest.first() else { return Ok(None) };
+    let Some(&first) = rest.first() else {
+        return Ok(None);
+    };
     let alignment = alignment as u64;
     let file = parts[first].extent.file;
     let begin = parts[first].extent.offset / alignment * alignment;
@@ -255,7 +283,14 @@ fn next_read(
         end = end.max(aligned_end);
         count += 1;
     }
-    Ok(Some((Extent { file, offset: begin, nbytes: end - begin }, count)))
+    Ok(Some((
+        Extent {
+            file,
+            offset: begin,
+            nbytes: end - begin,
+        },
+        count,
+    )))
 }
 
 fn align_up(value: usize, alignment: usize) -> Option<usize> {

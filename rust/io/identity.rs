@@ -24,7 +24,12 @@ impl Stamp {
         // Not built here: size and time alone.
         #[cfg(not(unix))]
         let (device, inode) = (0, 0);
-        Self { device, inode, nbytes: metadata.len(), modified: metadata.modified().ok() }
+        Self {
+            device,
+            inode,
+            nbytes: metadata.len(),
+            modified: metadata.modified().ok(),
+        }
     }
 }
 
@@ -44,7 +49,9 @@ impl Identity {
             Ok(metadata) => Ok((path.clone(), Stamp::of(&metadata))),
             Err(source) => Err(Error::open(source, path)),
         };
-        Ok(Self { files: paths.iter().map(stamp).collect::<Result<_, _>>()? })
+        Ok(Self {
+            files: paths.iter().map(stamp).collect::<Result<_, _>>()?,
+        })
     }
 
     /// Fail unless every path still leads to the same file, of the same size, unwritten since.

@@ -1,8 +1,24 @@
 //! Engines that read byte ranges of files into memory, and the probe that chooses one.
 
+mod blocking;
+mod buffered;
+mod direct;
+pub mod fake;
+pub mod gather;
 pub mod identity;
+mod pool;
+pub mod probe;
+mod source;
+mod throttle;
+mod transfer;
+#[cfg(target_os = "linux")]
+mod uring;
 
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
+
+pub use crate::io::probe::{open, probe};
 
 use crate::error::Error;
 
@@ -51,6 +67,9 @@ pub trait Waker: Send + Sync {
 
 /// Reads requests in any order. Interrupted, short and retryable reads are continued inside; what
 /// comes out is whole or an error with errno, path and offset.
+///
+/// An engine belongs to the thread that first submits to it or waits on it, and is best dropped
+/// there. Dropping it waits until every read in flight has ended: the memory is then its owner's.
 pub trait IoEngine: Send {
     /// `"uring"`, `"direct"`, `"buffered"`, `"fake"`.
     fn name(&self) -> &'static str;
@@ -69,5 +88,93 @@ pub trait IoEngine: Send {
     /// Requests submitted and not yet handed out.
     fn in_flight(&self) -> usize;
     /// A handle that ends `wait`.
-    fn waker(&self) -> std::sync::Arc<dyn Waker>;
+    fn waker(&self) -> Arc<dyn Waker>;
+}
+
+/// Which engine is to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The first of the others that passes its probe, in their order.
+    #[default]
+    Auto,
+    /// io_uring, past the page cache.
+    Uring,
+    /// Threads that read past the page cache.
+    Direct,
+    /// Threads that read through the page cache and clear it behind them.
+    Buffered,
+}
+
+impl FromStr for EngineChoice {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "uring" => Ok(Self::Uring),
+            "direct" => Ok(Self::Direct),
+            "buffered" => Ok(Self::Buffered),
+            _ => Err(Error::UnknownEngine { name: name.to_owned() }),
+        }
+    }
+}
+
+/// How an engine reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct IoOptions {
+    /// Requests in flight that the engine is made for; more are taken and queued. Default 16, from
+    /// 1 to 4096.
+    pub queue_depth: usize,
+    /// Pretend to a device of so many 10^9 bytes a second. Default none; more than 0.
+    pub throttle_gbps: Option<f64>,
+    /// Pretend that every read takes so long at least. Default and minimum 0.
+    pub latency_us: u64,
+}
+
+impl Default for IoOptions {
+    fn default() -> Self {
+        Self { queue_depth: 16, throttle_gbps: None, latency_us: 0 }
+    }
+}
+
+impl IoOptions {
+    fn check(&self) -> Result<(), Error> {
+        if !(1..=4096).contains(&self.queue_depth) {
+            return Err(Error::IoOption {
+                option: "queue_depth",
+                bounds: "from 1 to 4096",
+                value: self.queue_depth.to_string(),
+            });
+        }
+        match self.throttle_gbps {
+            Some(gbps) if !(gbps.is_finite() && gbps > 0.0) => Err(Error::IoOption {
+                option: "throttle_gbps",
+                bounds: "more than 0",
+                value: gbps.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+// Refuse what would make the kernel or an engine write where it must not.
+fn check_request(request: &ReadRequest, alignment: usize, files: usize) -> Result<(), Error> {
+    let Buffer { ptr, nbytes } = request.buffer;
+    let is_good = (request.file as usize) < files
+        && request.offset.is_multiple_of(alignment as u64)
+        && nbytes.is_multiple_of(alignment)
+        && ptr.addr().is_multiple_of(alignment)
+        && request.needed <= nbytes
+        && request.offset.checked_add(nbytes as u64).is_some_and(|end| end <= i64::MAX as u64);
+    if is_good {
+        return Ok(());
+    }
+    Err(Error::BadRequest {
+        file: request.file,
+        offset: request.offset,
+        nbytes,
+        needed: request.needed,
+        alignment,
+        files,
+    })
 }

@@ -1,0 +1,68 @@
+//! The `direct` engine: threads that read past the page cache.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::io::IoOptions;
+use crate::io::pool::Pool;
+use crate::io::source::Source;
+
+/// The engine's name.
+pub(crate) const NAME: &str = "direct";
+
+/// Open a file past the page cache, for `engine`.
+#[cfg(target_os = "linux")]
+pub(crate) fn source(path: &Path, engine: &'static str) -> Result<Source, Error> {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+
+    use crate::io::source::open_file;
+
+    let unavailable = |reason: String| Error::EngineUnavailable {
+        engine,
+        path: path.to_owned(),
+        reason,
+    };
+    // Opened without O_DIRECT first, so that a missing file is told from a refused mode.
+    let mut options = OpenOptions::new();
+    options.read(true);
+    open_file(path, &options)?;
+    let file = options
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+        .map_err(|error| unavailable(format!("open with O_DIRECT: {error}")))?;
+    let mut alignment = 4096;
+    if let Ok(found) = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)
+        && found.stx_mask & StatxFlags::DIOALIGN.bits() != 0
+    {
+        alignment = found.stx_dio_mem_align.max(found.stx_dio_offset_align) as usize;
+        if found.stx_dio_offset_align == 0 || !alignment.is_power_of_two() {
+            return Err(unavailable(
+                "this file cannot be read past the page cache".to_owned(),
+            ));
+        }
+    }
+    Ok(Source::new(file, path, engine, alignment, false))
+}
+
+/// Open a file past the page cache, for `engine`.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn source(path: &Path, engine: &'static str) -> Result<Source, Error> {
+    let reason = "only Linux has O_DIRECT".to_owned();
+    Err(Error::EngineUnavailable {
+        engine,
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// The engine over `paths`.
+pub(crate) fn open(paths: &[PathBuf], options: &IoOptions) -> Result<Pool, Error> {
+    let sources = paths
+        .iter()
+        .map(|path| source(path, NAME))
+        .collect::<Result<_, _>>()?;
+    Pool::new(NAME, sources, options.queue_depth)
+}
