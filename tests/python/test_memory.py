@@ -226,15 +226,15 @@ def test_a_longer_context_only_gives_up_residents(
     except BudgetError as error:
         wanted = replace(
             asked,
-            context=max(context, before.context),
-            max_num_seqs=max(seqs, asked.max_num_seqs),
+            context=context,
+            max_num_seqs=seqs,
             budget_bytes=max(error.smallest_bytes, asked.budget_bytes),
         )
         check(plan(config, files, wanted), config, files)
         return
     check(after, config, files)
-    assert after.context >= context
-    assert after.max_num_seqs >= seqs
+    assert after is before or (after.context, after.max_num_seqs) == (context, seqs)
+    assert after.kv_bytes >= min(context, 256) * seqs * 4
     assert (after.units, after.order) == (before.units, before.order)
     assert after.ring_bytes == before.ring_bytes
     assert set(after.residents) <= set(before.residents)
@@ -284,6 +284,17 @@ def test_the_model_of_the_readme_keeps_what_it_can_at_3_gib() -> None:
     longer = replan(found, 4096)
     assert longer.resident_bytes < found.resident_bytes
     assert longer.sweeps(4096) == 1
+
+
+def test_many_short_sequences_fit_where_one_long_does() -> None:
+    config = model()
+    files = layout(config)
+    found = plan(config, files, request(3 * GIB, context=1024))
+    assert replan(found, 256, 4) is found
+    assert replan(found, 1024) is found
+    sliding = model("mistral", sliding_window=64)
+    found = plan(sliding, layout(sliding), request(3 * GIB, context=4096))
+    assert replan(found, 1024, 4).kv_bytes > found.kv_bytes, "each has a window of its own"
 
 
 def test_all_of_it_stays_where_there_is_room() -> None:

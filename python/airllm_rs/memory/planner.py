@@ -168,24 +168,22 @@ def max_concurrent_tokens(config: ModelConfig, files: Tensors, request: PlanRequ
 
 
 def replan(current: MemoryPlan, context: int, max_num_seqs: int = 1) -> MemoryPlan:
-    """Return a plan for longer sequences, or more, that only gives up residents.
+    """Return a plan for other sequences that only gives up residents.
 
     Units, their order and the ring stay as they are; what stays resident is a part of what was.
-    What the current plan holds already returns it.
+    Sequences that take no more than the current plan reserves, many short ones for instance,
+    return it.
 
     Raises:
         BudgetError: if giving up everything that may stream is not enough.
     """
-    if context <= current.context and max_num_seqs <= current.max_num_seqs:
-        return current
     inputs = current.inputs
-    request = replace(
-        inputs.request,
-        context=max(context, current.context),
-        max_num_seqs=max(max_num_seqs, current.max_num_seqs),
-    )
+    request = replace(inputs.request, context=context, max_num_seqs=max_num_seqs)
     need = _Demand(inputs.config, inputs.table, request)
     chunk = current.chunk_tokens
+    activations = need.activation_bytes(chunk, layer_major=current.holds_layer)
+    if need.kv_bytes(chunk) <= current.kv_bytes and activations <= current.activation_bytes:
+        return current
     for layer_major in (True, False):
         room = need.room(chunk, layer_major=layer_major)
         if current.resident_dtype == "compute":
