@@ -53,14 +53,20 @@ VARIANTS: list[dict[str, object]] = [
 ]
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
-@pytest.mark.parametrize("variant", VARIANTS, ids=json.dumps)
+CASES = [
+    (model_type, variant)
+    for model_type in FAMILIES
+    for variant in VARIANTS
+    # transformers refuses it
+    if not (model_type == "mistral" and "num_key_value_heads" in variant)
+]
+
+
+@pytest.mark.parametrize(("model_type", "variant"), CASES, ids=json.dumps)
 def test_values_are_those_of_transformers(
     model_type: str, variant: dict[str, object], tmp_path: Path
 ) -> None:
     raw = {"model_type": model_type, **BASE, **variant}
-    if model_type == "mistral" and raw["num_key_value_heads"] is None:
-        pytest.skip("transformers refuses it")
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     theirs = AutoConfig.from_pretrained(tmp_path)
     ours = read_config(raw)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # A window's cache holds this much more than queries see, so as not to be moved at every token.
 _WINDOW_SLACK = 256
 # Reads of single embedding rows are widened and pass through a buffer of the extension.
-_GATHER_BYTES = 8 << 20
+_GATHER_BYTES = 16 << 20
 # float32 logits, their sorted copy and indexes, probabilities, and what is masked of them.
 _LOGIT_BYTES = 32
 
