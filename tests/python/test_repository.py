@@ -12,9 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = {".md", ".py", ".pyi", ".rs", ".toml", ".sh", ".yml", ""}
-# Low to high: each uses only those to its left.
-RUST_ORDER = ["error", "dtype", "sync", "arena", "extent", "checkpoint", "quant", "io", "store"]
-RUST_ORDER += ["readahead", "python"]
 USERS_OF_CORE = {
     "__init__", "benchmarks", "cache", "checkpoint", "errors", "layers.linear", "store", "weights",
 }  # fmt: skip
@@ -127,17 +124,6 @@ def test_no_path_of_one_machine() -> None:
         if re.search(r"(?<![\w.~])/(work|root|home)/", line)
     ]
     assert found == []
-
-
-def test_rust_modules_use_only_those_before_them() -> None:
-    wrong: list[str] = []
-    for path in tracked():
-        if path.suffix != ".rs" or path.parts[0] != "rust" or path.name == "lib.rs":
-            continue
-        own = RUST_ORDER.index(path.parts[1].removesuffix(".rs"))
-        used = re.findall(r"\bcrate::(\w+|\{)", (ROOT / path).read_text(encoding="utf-8"))
-        wrong += [f"{path} uses crate::{u}" for u in used if u not in RUST_ORDER[: own + 1]]
-    assert wrong == []
 
 
 def test_only_the_boundary_imports_the_extension() -> None:
