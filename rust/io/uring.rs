@@ -23,9 +23,6 @@ pub(crate) const NAME: &str = "uring";
 // Of the entry that waits for the eventfd; requests have their index in `transfers`.
 const WAKE_TOKEN: u64 = u64::MAX;
 
-// How long an engine that is dropped on a foreign thread waits for reads that it cannot reap.
-const FOREIGN_DROP_WAIT: Duration = Duration::from_secs(10);
-
 /// The engine.
 pub(crate) struct Uring {
     ring: IoUring,
@@ -230,7 +227,6 @@ impl Uring {
             return;
         }
         let is_ours = self.owner == Some(thread::current().id());
-        let begun = Instant::now();
         let mut done = Vec::new();
         loop {
             self.reap(&mut done);
@@ -239,14 +235,10 @@ impl Uring {
             if self.in_flight() == 0 {
                 return;
             }
-            if is_ours && self.enter(1, None).is_ok() {
-                continue;
+            if !is_ours || self.enter(1, None).is_err() {
+                // The kernel completes without being asked, only less promptly.
+                thread::sleep(Duration::from_millis(1));
             }
-            // The kernel completes for the owner only, or when that has ended.
-            if begun.elapsed() >= FOREIGN_DROP_WAIT {
-                return;
-            }
-            thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -310,12 +302,14 @@ impl Drop for Uring {
     }
 }
 
-// One thread submits and the kernel completes when it asks, where the kernel knows that (6.1).
+// One thread submits, and completes whenever it enters the kernel, where the kernel knows that (6.0).
+// Not DEFER_TASKRUN: completions would come only when that thread asks for them, and an engine that
+// is dropped elsewhere could not wait for its reads.
 fn build(entries: u32) -> io::Result<IoUring> {
     let mut best = IoUring::builder();
     best.setup_r_disabled();
     best.setup_single_issuer();
-    best.setup_defer_taskrun();
+    best.setup_coop_taskrun();
     best.setup_taskrun_flag();
     best.build(entries).or_else(|error| {
         if error.raw_os_error() == Some(libc::EINVAL) {

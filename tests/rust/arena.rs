@@ -2,9 +2,14 @@
 
 use airllm_rs::arena::{Arena, HUGE_PAGE};
 
-fn bytes(arena: &Arena) -> &mut [u8] {
-    // SAFETY: each test looks at its own arena from one place at a time.
-    unsafe { std::slice::from_raw_parts_mut(arena.as_ptr(), arena.nbytes()) }
+fn fill(arena: &Arena, byte: u8) {
+    // SAFETY: the memory is the arena's, and only this test looks at it.
+    unsafe { arena.as_ptr().write_bytes(byte, arena.nbytes()) };
+}
+
+fn bytes(arena: &Arena) -> &[u8] {
+    // SAFETY: as above; nobody writes while the test reads.
+    unsafe { std::slice::from_raw_parts(arena.as_ptr(), arena.nbytes()) }
 }
 
 #[test]
@@ -18,7 +23,7 @@ fn it_is_aligned_and_zeroed() {
 #[test]
 fn discarded_pages_read_as_zeros_and_their_neighbours_stay() {
     let arena = Arena::new(4 * 4096).unwrap();
-    bytes(&arena).fill(7);
+    fill(&arena, 7);
     arena.discard(4095, 2 * 4096 + 2);
     let found: Vec<u8> = bytes(&arena).chunks(4096).map(|page| page[0]).collect();
     assert_eq!(found, [7, 0, 0, 7]);
@@ -27,7 +32,13 @@ fn discarded_pages_read_as_zeros_and_their_neighbours_stay() {
 }
 
 #[test]
-fn nothing_but_one_page_is_taken_for_nothing() {
+#[should_panic(expected = "cut from this arena")]
+fn a_range_beyond_the_end_is_a_mistake() {
+    Arena::new(4096).unwrap().discard(0, 4097);
+}
+
+#[test]
+fn nothing_takes_one_page() {
     assert_eq!(Arena::new(0).unwrap().nbytes(), 4096);
 }
 
@@ -42,7 +53,7 @@ fn a_size_that_cannot_be_is_an_error() {
 fn huge_pages_are_counted_where_the_kernel_gives_them() {
     let arena = Arena::new(8 * HUGE_PAGE).unwrap();
     assert_eq!(arena.huge_page_bytes(), 0);
-    bytes(&arena).fill(1);
+    fill(&arena, 1);
     let found = arena.huge_page_bytes();
     assert!(found <= 8 * HUGE_PAGE as u64);
     let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");

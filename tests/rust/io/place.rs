@@ -1,0 +1,147 @@
+//! Files to read, and memory to read them into.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use airllm_rs::arena::Arena;
+use airllm_rs::error::Error;
+use airllm_rs::io::{Buffer, Completion, IoEngine, ReadRequest};
+
+/// Bytes in which every place differs from its neighbours and from other files.
+pub(crate) fn content(seed: u64, nbytes: usize) -> Vec<u8> {
+    let mut state = seed;
+    (0..nbytes)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+/// A directory on the file system that the crate is built on, which is a disk's more often than
+/// that for temporary files.
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Files with these contents, on the disk and not in the page cache.
+pub(crate) fn write(directory: &Path, contents: &[Vec<u8>]) -> Vec<PathBuf> {
+    let write = |(number, content): (usize, &Vec<u8>)| {
+        let path = directory.join(format!("{number}.bin"));
+        let mut file = File::create(&path).unwrap();
+        file.write_all(content).unwrap();
+        file.sync_all().unwrap();
+        evict(&path);
+        path
+    };
+    contents.iter().enumerate().map(write).collect()
+}
+
+fn evict(path: &Path) {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(
+        File::open(path).unwrap(),
+        0,
+        None,
+        rustix::fs::Advice::DontNeed,
+    )
+    .unwrap();
+    let _ = path;
+}
+
+/// Pages of a file that are in the page cache.
+#[cfg(target_os = "linux")]
+pub(crate) fn cached_pages(path: &Path) -> usize {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+    let file = File::open(path).unwrap();
+    let nbytes = file.metadata().unwrap().len() as usize;
+    let mut pages = vec![0_u8; nbytes.div_ceil(4096)];
+    let (access, kind) = (ProtFlags::READ, MapFlags::SHARED);
+    // SAFETY: a new mapping, which is only asked about.
+    let start = unsafe { mmap(std::ptr::null_mut(), nbytes, access, kind, &file, 0) }.unwrap();
+    // SAFETY: the mapping just made, and a byte for each of its pages.
+    let status = unsafe { libc::mincore(start, nbytes, pages.as_mut_ptr()) };
+    assert_eq!(status, 0);
+    // SAFETY: nobody looks at it any more.
+    unsafe { munmap(start, nbytes) }.unwrap();
+    pages.iter().filter(|&&page| page & 1 == 1).count()
+}
+
+/// A read of a plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read {
+    pub(crate) file: u32,
+    pub(crate) offset: u64,
+    pub(crate) nbytes: usize,
+    pub(crate) needed: usize,
+}
+
+impl Read {
+    /// The request that reads into `arena` at `place`.
+    pub(crate) fn request(&self, token: u64, arena: &Arena, place: usize) -> ReadRequest {
+        assert!(place + self.nbytes <= arena.nbytes());
+        let buffer = Buffer {
+            ptr: arena.as_ptr().wrapping_add(place),
+            nbytes: self.nbytes,
+        };
+        let Self {
+            file,
+            offset,
+            needed,
+            ..
+        } = *self;
+        ReadRequest {
+            token,
+            file,
+            offset,
+            buffer,
+            needed,
+        }
+    }
+}
+
+/// Submit a plan and wait for all of it; what each read ended with, and its memory.
+pub(crate) fn run(
+    engine: &mut dyn IoEngine,
+    plan: &[Read],
+) -> Vec<(Result<usize, Error>, Vec<u8>)> {
+    let room = plan
+        .iter()
+        .map(|read| read.nbytes.next_multiple_of(4096))
+        .sum();
+    let arena = Arena::new(room).unwrap();
+    let mut places = Vec::new();
+    let mut place = 0;
+    for (token, read) in plan.iter().enumerate() {
+        engine
+            .submit(read.request(token as u64, &arena, place))
+            .unwrap();
+        places.push(place);
+        place += read.nbytes.next_multiple_of(4096);
+    }
+    assert_eq!(engine.in_flight(), plan.len());
+    let mut done: Vec<Completion> = Vec::new();
+    while done.len() < plan.len() {
+        engine.wait(&mut done, None).unwrap();
+    }
+    assert_eq!(engine.in_flight(), 0);
+    done.sort_by_key(|completion| completion.token);
+    done.into_iter()
+        .zip(plan)
+        .zip(places)
+        .enumerate()
+        .map(|(token, ((completion, read), place))| {
+            assert_eq!(completion.token, token as u64);
+            let start = arena.as_ptr().wrapping_add(place);
+            // SAFETY: within the arena, and its read has ended.
+            let bytes = unsafe { std::slice::from_raw_parts(start, read.nbytes) };
+            (completion.result, bytes.to_vec())
+        })
+        .collect()
+}

@@ -1,0 +1,114 @@
+//! The probe tells what works and why the rest does not.
+
+use std::str::FromStr as _;
+
+use airllm_rs::error::Error;
+use airllm_rs::io::{EngineChoice, IoOptions, open, probe};
+
+use crate::io::place::{content, directory, write};
+
+#[test]
+fn auto_is_the_first_engine_that_passed() {
+    let directory = directory();
+    let paths = write(directory.path(), &[content(1, 5000)]);
+    let reports = probe(&paths[0]);
+    let names: Vec<_> = reports.iter().map(|report| report.engine).collect();
+    assert_eq!(names, ["uring", "direct", "buffered"]);
+    for report in &reports {
+        assert_eq!(report.ok, report.reason.is_none());
+        assert_eq!(report.ok, report.alignment > 0);
+    }
+    let first = reports.iter().find(|report| report.ok).unwrap();
+    let engine = open(&paths, EngineChoice::Auto, IoOptions::default()).unwrap();
+    assert_eq!(
+        (engine.name(), engine.alignment()),
+        (first.engine, first.alignment)
+    );
+}
+
+#[test]
+fn an_empty_file_and_no_file_can_be_opened() {
+    let directory = directory();
+    let paths = write(directory.path(), &[Vec::new()]);
+    assert!(probe(&paths[0]).iter().any(|report| report.ok));
+    for paths in [&paths[..], &[]] {
+        open(paths, EngineChoice::Auto, IoOptions::default()).unwrap();
+    }
+}
+
+#[test]
+fn a_missing_file_is_said_to_be_missing_by_every_choice() {
+    let directory = directory();
+    let absent = directory.path().join("absent");
+    for name in ["auto", "uring", "direct", "buffered"] {
+        let choice = EngineChoice::from_str(name).unwrap();
+        match open(std::slice::from_ref(&absent), choice, IoOptions::default()) {
+            Err(Error::Open { path, .. }) => assert_eq!(path, absent),
+            _ => panic!("{name}"),
+        }
+    }
+    let is_directory = open(
+        &[directory.path().to_owned()],
+        EngineChoice::Auto,
+        IoOptions::default(),
+    );
+    assert!(is_directory.is_err_and(|error| error.to_string().contains("not a regular file")));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_engine_that_cannot_work_is_an_error_with_the_reason_and_auto_goes_on() {
+    // The kernel's own files refuse O_DIRECT.
+    let path = std::path::PathBuf::from("/proc/self/maps");
+    let reports = probe(&path);
+    assert!(
+        !reports[1].ok
+            && reports[1]
+                .reason
+                .as_ref()
+                .is_some_and(|why| why.contains("O_DIRECT"))
+    );
+    let paths = [path];
+    match open(&paths, EngineChoice::Direct, IoOptions::default()) {
+        Err(Error::EngineUnavailable {
+            engine: "direct",
+            path,
+            reason,
+        }) => {
+            assert_eq!(path, paths[0]);
+            assert!(reason.contains("O_DIRECT"), "{reason}");
+        }
+        other => panic!("{:?}", other.map(|engine| engine.name())),
+    }
+    let engine = open(&paths, EngineChoice::Auto, IoOptions::default()).unwrap();
+    assert_eq!(engine.name(), "buffered");
+}
+
+#[test]
+fn options_out_of_bounds_are_errors_that_say_the_bounds() {
+    for options in [
+        IoOptions {
+            queue_depth: 0,
+            ..IoOptions::default()
+        },
+        IoOptions {
+            queue_depth: 4097,
+            ..IoOptions::default()
+        },
+        IoOptions {
+            throttle_gbps: Some(0.0),
+            ..IoOptions::default()
+        },
+        IoOptions {
+            throttle_gbps: Some(f64::NAN),
+            ..IoOptions::default()
+        },
+    ] {
+        let result = open(&[], EngineChoice::Buffered, options);
+        assert!(matches!(result, Err(Error::IoOption { .. })));
+    }
+    assert!(matches!(
+        EngineChoice::from_str("mmap"),
+        Err(Error::UnknownEngine { .. })
+    ));
+}
