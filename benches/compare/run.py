@@ -50,7 +50,8 @@ from watch import Watched, watch
 PROMPT = "The capital of France is"
 PREFILL_TOKENS = 512
 BUSY_CORES = 0.2  # more than this elsewhere makes a time worth less
-DEFAULT_WORK = Path(__file__).with_name("results")
+DEFAULT_WORK = Path(__file__).parents[2] / ".cache" / "compare"
+RESULTS = Path(__file__).with_name("results")
 DEFAULT_MODEL = (
     "--layers 28 --hidden 3072 --intermediate 8192 --heads 24 --kv-heads 8 --vocab 49152"
 )
@@ -91,8 +92,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=8, help="new tokens per run, 2 at least")
     parser.add_argument("--prefill", action="store_true", help="also time a prompt of 512 tokens")
     parser.add_argument("--resident", type=parse_size, help="weights that peers keep in memory")
-    parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
-    parser.add_argument("--out", type=Path, help="the JSON file; default: in the work directory")
+    parser.add_argument(
+        "--work", type=Path, default=DEFAULT_WORK, help="environments and copies; .cache/compare"
+    )
+    parser.add_argument("--out", type=Path, help="the JSON file; default: results/TIME.json")
     parser.add_argument("--keep", action="store_true", help="keep the peers' copies of the model")
     options = parser.parse_args(arguments)
     if options.tokens < 2 or options.rounds < 1:
@@ -335,9 +338,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parse_arguments(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     model = options.model.resolve() if options.model else make_model(options.work.resolve())
-    if not any(model.glob("*.safetensors")):
-        raise SystemExit(f"{model}: no *.safetensors")
-    out: Path = options.out or options.work / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    for wanted in ("config.json", "tokenizer.json", "*.safetensors"):
+        if not any(model.glob(wanted)):
+            raise SystemExit(f"{model}: no {wanted}")
+    out: Path = options.out or RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
     limits = choose_limits(options.limit)
     bench = Bench(options, model)
     started = time.monotonic()
