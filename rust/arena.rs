@@ -7,8 +7,6 @@ use crate::error::Error;
 /// Size of a huge page, to which an arena is aligned.
 pub const HUGE_PAGE: usize = 2 << 20;
 
-const PAGE: usize = 4096;
-
 /// Zeroed anonymous memory, aligned to 2 MiB, in huge pages where the kernel has them. Takes no
 /// memory before it is touched, and is given back when dropped.
 ///
@@ -27,7 +25,7 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Memory of `nbytes`, rounded up to whole pages of 4096; at least one.
+    /// Memory of `nbytes`, rounded up to whole pages; at least one.
     ///
     /// # Errors
     /// `ArenaTooLarge` if there is no such amount of address space.
@@ -37,7 +35,7 @@ impl Arena {
         };
         let nbytes = nbytes
             .max(1)
-            .checked_next_multiple_of(PAGE)
+            .checked_next_multiple_of(platform::page_nbytes())
             .ok_or_else(too_large)?;
         if nbytes > isize::MAX as usize - HUGE_PAGE {
             return Err(too_large());
@@ -70,7 +68,8 @@ impl Arena {
     pub fn discard(&self, offset: usize, nbytes: usize) {
         let end = offset.checked_add(nbytes).filter(|&end| end <= self.nbytes);
         let end = end.expect("the range was cut from this arena");
-        let (first, last) = (offset.next_multiple_of(PAGE), end / PAGE * PAGE);
+        let page = platform::page_nbytes();
+        let (first, last) = (offset.next_multiple_of(page), end / page * page);
         if first < last && self.is_ours() {
             // SAFETY: `first` is within the mapping.
             let start = unsafe { self.start.add(first) };
@@ -113,6 +112,10 @@ mod platform {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
     use crate::arena::HUGE_PAGE;
+
+    pub(super) fn page_nbytes() -> usize {
+        rustix::param::page_size()
+    }
 
     pub(super) fn map(nbytes: usize) -> Option<NonNull<u8>> {
         // More than is wanted, so that an aligned part can be cut out.
@@ -190,6 +193,10 @@ mod platform {
     use std::ptr::NonNull;
 
     use crate::arena::HUGE_PAGE;
+
+    pub(super) fn page_nbytes() -> usize {
+        4096
+    }
 
     fn layout(nbytes: usize) -> Option<Layout> {
         Layout::from_size_align(nbytes, HUGE_PAGE).ok()

@@ -155,7 +155,7 @@ pub enum Error {
         /// Bytes that came.
         nbytes: usize,
     },
-    /// Rows that are not in the table, or an output that does not have their size.
+    /// A row that is not in the table.
     #[error("{}: row {row} of {rows} rows does not exist", path.display())]
     NoSuchRow {
         /// The file.

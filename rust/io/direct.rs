@@ -1,5 +1,6 @@
 //! The `direct` engine: threads that read past the page cache.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -25,14 +26,14 @@ pub(crate) fn source(path: &Path, engine: &'static str) -> Result<Source, Error>
         path: path.to_owned(),
         reason,
     };
-    // Opened without O_DIRECT first, so that a missing file is told from a refused mode.
     let mut options = OpenOptions::new();
-    options.read(true);
-    open_file(path, &options)?;
-    let file = options
-        .custom_flags(libc::O_DIRECT)
-        .open(path)
-        .map_err(|error| unavailable(format!("open with O_DIRECT: {error}")))?;
+    options.read(true).custom_flags(libc::O_DIRECT);
+    let file = open_file(path, &options).map_err(|error| match error {
+        Error::Open { source, .. } if is_refusal(&source) => {
+            unavailable(format!("open with O_DIRECT: {source}"))
+        }
+        other => other,
+    })?;
     let mut alignment = 4096;
     if let Ok(found) = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)
         && found.stx_mask & StatxFlags::DIOALIGN.bits() != 0
@@ -45,6 +46,16 @@ pub(crate) fn source(path: &Path, engine: &'static str) -> Result<Source, Error>
         }
     }
     Ok(Source::new(file, path, engine, alignment, false))
+}
+
+/// Whether this is how a file system says that it has no direct reads.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    let is_kernels = error.raw_os_error().is_some();
+    is_kernels
+        && matches!(
+            error.kind(),
+            io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+        )
 }
 
 /// Open a file past the page cache, for `engine`.

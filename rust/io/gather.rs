@@ -1,6 +1,5 @@
 //! Single rows of a table on disk: embeddings of the tokens at hand.
 
-use std::io;
 use std::path::Path;
 use std::thread::{Builder, scope};
 use std::vec;
@@ -56,12 +55,7 @@ pub fn gather_rows(
 fn is_refusal(error: &Error) -> bool {
     match error {
         Error::EngineUnavailable { .. } => true,
-        Error::Io { source, .. } => {
-            matches!(
-                source.kind(),
-                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
-            )
-        }
+        Error::Io { source, .. } => direct::is_refusal(source),
         _ => false,
     }
 }

@@ -172,6 +172,8 @@ pub fn open(
                 return Ok(Box::new(throttle));
             }
             Ok(engine) => return Ok(engine),
+            // No engine opens what cannot be opened.
+            Err((_, error @ Error::Open { .. })) => return Err(error),
             Err((path, error)) => refusals.push((kind, path, error)),
         }
     }

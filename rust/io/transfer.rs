@@ -60,7 +60,8 @@ impl Transfer {
         (self.request.buffer.nbytes - self.done).min(1 << 30)
     }
 
-    /// Take in how the last read ended. `file_nbytes` is asked when it brought nothing new.
+    /// Take in how the last read ended. The file is asked for its length when that brought
+    /// nothing new.
     pub(crate) fn advance(
         &mut self,
         result: io::Result<usize>,
