@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.cache_directory import cache_directory
 from airllm_rs.checkpoint.disk_space import require_space
+from airllm_rs.checkpoint.durable import locked, sync_directory, write_json
 from airllm_rs.checkpoint.model_files import read_json
 from airllm_rs.errors import CheckpointError
 
@@ -71,7 +70,7 @@ def convert(directory: Path, target: Path | None = None, *, progress: Progress) 
     if (result / COMMIT).exists():
         return result
     base.mkdir(parents=True, exist_ok=True)
-    with _locked(base / f".{result.name}.lock"):
+    with locked(base / f".{result.name}.lock"):
         if not (result / COMMIT).exists():
             _convert(directory, files, result, progress)
     return result
@@ -93,16 +92,16 @@ def _convert(directory: Path, files: list[Path], result: Path, progress: Progres
         task.update(total - sum(files[i].stat().st_size for i in left))
         for i in left:
             weight_map = _convert_file(files[i], f"model-{i + 1:05d}", partial, task)
-            _write_synced(records[i], weight_map)
+            write_json(records[i], weight_map)
     weight_map = {}
     for record in records:
         weight_map.update(read_json(record))
-    _write_synced(partial / COMMIT, {"metadata": {}, "weight_map": weight_map})
+    write_json(partial / COMMIT, {"metadata": {}, "weight_map": weight_map})
     for record in records:
         record.unlink()
     shutil.rmtree(result, ignore_errors=True)
     partial.rename(result)
-    _sync_directory(result.parent)
+    sync_directory(result.parent)
 
 
 def _convert_file(path: Path, stem: str, directory: Path, task: Task) -> dict[str, object]:
@@ -122,7 +121,7 @@ def _convert_file(path: Path, stem: str, directory: Path, task: Task) -> dict[st
         temporary.replace(directory / name)
         task.advance(sum(tensor.nbytes for tensor in group.values()))
         weight_map.update(dict.fromkeys(names, name))
-    _sync_directory(directory)
+    sync_directory(directory)
     return weight_map
 
 
@@ -178,17 +177,6 @@ def _first(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other process converts the same checkpoint."""
-    with path.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _identity(files: list[Path]) -> str:
     """Return what changes whenever a source does."""
     digest = hashlib.sha256()
@@ -196,22 +184,3 @@ def _identity(files: list[Path]) -> str:
         stat = path.stat()
         digest.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _write_synced(path: Path, content: dict[str, object]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name == "nt":
-        return  # directories cannot be opened there
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

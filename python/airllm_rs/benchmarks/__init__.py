@@ -1,0 +1,1 @@
+"""What `airllm-rs bench` and `airllm-rs doctor` run."""
