@@ -114,7 +114,9 @@ impl FromStr for EngineChoice {
             "uring" => Ok(Self::Uring),
             "direct" => Ok(Self::Direct),
             "buffered" => Ok(Self::Buffered),
-            _ => Err(Error::UnknownEngine { name: name.to_owned() }),
+            _ => Err(Error::UnknownEngine {
+                name: name.to_owned(),
+            }),
         }
     }
 }
@@ -133,7 +135,11 @@ pub struct IoOptions {
 
 impl Default for IoOptions {
     fn default() -> Self {
-        Self { queue_depth: 16, throttle_gbps: None, latency_us: 0 }
+        Self {
+            queue_depth: 16,
+            throttle_gbps: None,
+            latency_us: 0,
+        }
     }
 }
 
@@ -165,7 +171,10 @@ fn check_request(request: &ReadRequest, alignment: usize, files: usize) -> Resul
         && nbytes.is_multiple_of(alignment)
         && ptr.addr().is_multiple_of(alignment)
         && request.needed <= nbytes
-        && request.offset.checked_add(nbytes as u64).is_some_and(|end| end <= i64::MAX as u64);
+        && request
+            .offset
+            .checked_add(nbytes as u64)
+            .is_some_and(|end| end <= i64::MAX as u64);
     if is_good {
         return Ok(());
     }

@@ -7,3 +7,4 @@ mod dtype;
 mod extent;
 mod import_order;
 mod io;
+mod readahead;

@@ -217,5 +217,5 @@ def _random(
     while left:
         count = min(left, _BLOCK_ITEMS)
         chosen = source.integers(0, _LEVELS, count, dtype=np.uint16)
-        yield memoryview(table.take(chosen).view(np.uint8))
+        yield table.take(chosen).data
         left -= count

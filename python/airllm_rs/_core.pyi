@@ -1,0 +1,242 @@
+"""The Rust extension: bytes, threads, kernels. It never sees a tensor."""
+
+from collections.abc import Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Final, Literal, Self, TypedDict, final, type_check_only
+
+from typing_extensions import Buffer
+
+__all__ = [
+    "AirLLMError",
+    "Arena",
+    "Checkpoint",
+    "CheckpointChanged",
+    "CheckpointError",
+    "Lease",
+    "LeaseHeld",
+    "NotScheduled",
+    "Readahead",
+    "WorkerPanicked",
+    "__build_profile__",
+    "__version__",
+    "gather_rows",
+    "probe_engines",
+]
+
+__version__: Final[str]
+__build_profile__: Final[Literal["debug", "release"]]
+
+class AirLLMError(Exception):
+    """What airllm_rs has to say, where no builtin exception says it."""
+
+class CheckpointError(AirLLMError):
+    """A checkpoint that is not what it claims to be; names file and offset."""
+
+class CheckpointChanged(CheckpointError):
+    """A file of the checkpoint was changed while it was read."""
+
+class NotScheduled(AirLLMError):
+    """A unit was taken that was neither scheduled nor demanded."""
+
+class LeaseHeld(AirLLMError):
+    """Leases are in the way; names their units."""
+
+class WorkerPanicked(AirLLMError):
+    """A thread of the extension failed in a way that it must not."""
+
+@final
+class Checkpoint:
+    """The tensors of one safetensors file or of an index of several. Headers only."""
+
+    @staticmethod
+    def open(path: str | PathLike[str]) -> Checkpoint:
+        """Parse a ``.safetensors`` file, an index, or a directory with ``model.safetensors``.
+
+        Raises:
+            CheckpointError: naming file and offset, for what contradicts itself or the files.
+            OSError: if a file cannot be read.
+        """
+
+    @property
+    def files(self) -> list[str]:
+        """Absolute paths."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the files say beside their tensors."""
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors, by file and offset."""
+
+    def tensor(self, name: str) -> tuple[str, tuple[int, ...], int, int, int]:
+        """Return (dtype code, shape, index into ``files``, offset in the file, nbytes).
+
+        Raises:
+            KeyError: if there is no such tensor.
+        """
+
+    def __contains__(self, name: str, /) -> bool: ...
+    def __len__(self) -> int: ...
+
+@type_check_only
+class _Stats(TypedDict):
+    engine: str
+    bytes_read: int
+    requests: int
+    busy_ns: int
+    stall_ns: int
+    units: int
+    peak_anon_bytes: int
+    arena_bytes: int
+    huge_page_bytes: int
+    resident_bytes_loaded: int
+
+@final
+class Readahead:
+    """Reads units ahead of their use: one thread, one arena, residents and a ring of slots.
+
+    A unit is a list of parts ``(file, offset, nbytes, item_size)``; every part starts at a multiple
+    of its item size in the unit's lease.
+    """
+
+    def __new__(
+        cls,
+        files: Sequence[str | PathLike[str]],
+        units: Sequence[Sequence[tuple[int, int, int, int]]],
+        *,
+        names: Sequence[str] = ...,
+        residents: Sequence[int] = ...,
+        ring_bytes: int,
+        engine: str = "auto",
+        request_bytes: int = ...,
+        queue_depth: int = 8,
+        throttle_gbps: float | None = None,
+        latency_us: int = 0,
+    ) -> Self:
+        """Open the files and start loading ``residents``, in the order given.
+
+        Args:
+            files: Paths, which parts name by index.
+            units: The parts of each unit.
+            names: What messages call the units.
+            residents: Units that stay in memory.
+            ring_bytes: Memory for all other units; at least the largest that is ever scheduled.
+            engine: ``"auto"``, ``"uring"``, ``"direct"`` or ``"buffered"``.
+            request_bytes: The longest read, 8 MiB by default.
+            queue_depth: Reads in flight.
+            throttle_gbps: Pretend to a disk of so many 10^9 bytes a second.
+            latency_us: Pretend that every read takes so long at least.
+
+        Raises:
+            ValueError: for a unit, resident or engine that does not exist.
+            AirLLMError: if memory is short or the engine cannot read the files.
+            OSError: if a file cannot be opened.
+        """
+
+    def schedule(self, units: Sequence[int], *, cyclic: bool = False) -> None:
+        """Read ``units`` in this order, for ever if ``cyclic``.
+
+        Replaces what is not in flight; what is in memory or in flight serves where it matches.
+        Loaded residents are passed over.
+
+        Raises:
+            ValueError: if a unit does not exist or is larger than the ring.
+            CheckpointChanged: if a file is not what it was.
+        """
+
+    def demand(self, units: Sequence[int]) -> None:
+        """Read ``units`` before the rest of the schedule, each for one `take`."""
+
+    def take(self, unit: int) -> Lease:
+        """Wait for a unit and lease it; Ctrl-C ends the wait.
+
+        Raises:
+            NotScheduled: if it was neither scheduled nor demanded.
+            LeaseHeld: if it has no room because of leases.
+            OSError: if its bytes could not be read; the next take tries again.
+        """
+
+    def evict(self, units: Sequence[int]) -> None:
+        """Give residents up: their memory goes back, the units are streamed from then on.
+
+        Raises:
+            LeaseHeld: if one of them is leased; nothing is given up then.
+        """
+
+    def offsets(self, unit: int) -> list[int]:
+        """Return where each part of a unit starts in its lease, in bytes."""
+
+    def stats(self) -> _Stats:
+        """Return the counters: bytes, nanoseconds, requests, units taken."""
+
+    @property
+    def arena(self) -> Arena:
+        """All memory: the residents, then the ring."""
+
+    @property
+    def engine(self) -> str:
+        """The engine that reads."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+
+    def close(self) -> None:
+        """Stop reading; leases stay good.
+
+        A device that does not answer within a second keeps its thread and memory, with a
+        RuntimeWarning.
+        """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        *_exception: type[BaseException] | BaseException | TracebackType | None,
+    ) -> None: ...
+
+@final
+class Lease:
+    """The bytes of a unit, writable; the slot goes back to the ring when this is dropped."""
+
+    @property
+    def unit(self) -> int:
+        """The unit."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Arena:
+    """All memory of a readahead, in huge pages where the kernel has them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its length."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def gather_rows(
+    path: str | PathLike[str],
+    offset: int,
+    row_nbytes: int,
+    rows: Buffer,
+    out: Buffer,
+) -> int:
+    """Read rows of a table that starts at ``offset`` of a file; return the bytes read.
+
+    Args:
+        path: The file.
+        offset: Where the table starts, in bytes.
+        row_nbytes: Bytes of one row.
+        rows: Row numbers, int64.
+        out: ``len(rows) * row_nbytes`` bytes, uint8, contiguous and writable.
+
+    Raises:
+        ValueError: for a row that does not exist, or an output of another size.
+        OSError: if the file cannot be read.
+    """
+
+def probe_engines(path: str | PathLike[str]) -> list[tuple[str, bool, str | None, int]]:
+    """Return (engine, whether it can read this file, why not, its alignment) for every engine."""

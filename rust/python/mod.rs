@@ -1,0 +1,53 @@
+//! The boundary to Python: converts, detaches, calls, converts back.
+
+mod buffer;
+mod checkpoint;
+mod errors;
+mod readahead;
+mod rows;
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+
+use crate::io::probe;
+
+type Probed = (&'static str, bool, Option<String>, usize);
+
+/// What each engine says to a read of a file.
+#[pyfunction]
+fn probe_engines(py: Python<'_>, path: PathBuf) -> Vec<Probed> {
+    let reports = py.detach(|| probe(&path));
+    let flat = |report: crate::io::probe::ProbeReport| {
+        (report.engine, report.ok, report.reason, report.alignment)
+    };
+    reports.into_iter().map(flat).collect()
+}
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
+    module.add("__build_profile__", profile)?;
+    module.add_class::<buffer::PyArena>()?;
+    module.add_class::<buffer::PyLease>()?;
+    module.add_class::<checkpoint::PyCheckpoint>()?;
+    module.add_class::<readahead::PyReadahead>()?;
+    module.add_function(wrap_pyfunction!(probe_engines, module)?)?;
+    module.add_function(wrap_pyfunction!(rows::gather_rows, module)?)?;
+    module.add("AirLLMError", py.get_type::<errors::AirLLMError>())?;
+    module.add("CheckpointError", py.get_type::<errors::CheckpointError>())?;
+    module.add(
+        "CheckpointChanged",
+        py.get_type::<errors::CheckpointChanged>(),
+    )?;
+    module.add("LeaseHeld", py.get_type::<errors::LeaseHeld>())?;
+    module.add("NotScheduled", py.get_type::<errors::NotScheduled>())?;
+    module.add("WorkerPanicked", py.get_type::<errors::WorkerPanicked>())?;
+    Ok(())
+}

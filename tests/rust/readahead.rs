@@ -1,0 +1,5 @@
+//! Units reach the consumer whole, in time and in order, whatever the engine does.
+
+mod behaviour;
+mod engine;
+mod properties;
