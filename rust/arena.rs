@@ -7,6 +7,15 @@ use crate::error::Error;
 /// Size of a huge page, to which an arena is aligned.
 pub const HUGE_PAGE: usize = 2 << 20;
 
+/// The memory that an arena takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of pages that were touched.
+    pub resident: u64,
+    /// Bytes of those that are huge pages.
+    pub huge: u64,
+}
+
 /// Zeroed anonymous memory, aligned to 2 MiB, in huge pages where the kernel has them. Takes no
 /// memory before it is touched, and is given back when dropped.
 ///
@@ -78,13 +87,13 @@ impl Arena {
         }
     }
 
-    /// Bytes of it that are in huge pages now.
+    /// How much memory it takes now, and in which pages; zeros where the kernel does not tell.
     #[must_use]
-    pub fn huge_page_bytes(&self) -> u64 {
+    pub fn usage(&self) -> Usage {
         if self.is_ours() {
-            platform::huge_page_bytes(self.start, self.nbytes)
+            platform::usage(self.start, self.nbytes)
         } else {
-            0
+            Usage::default()
         }
     }
 
@@ -112,6 +121,7 @@ mod platform {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
     use crate::arena::HUGE_PAGE;
+    use crate::arena::Usage;
 
     pub(super) fn page_nbytes() -> usize {
         rustix::param::page_size()
@@ -160,22 +170,28 @@ mod platform {
         let _ = unsafe { munmap(start.as_ptr().cast::<c_void>(), nbytes) };
     }
 
-    pub(super) fn huge_page_bytes(start: NonNull<u8>, nbytes: usize) -> u64 {
+    pub(super) fn usage(start: NonNull<u8>, nbytes: usize) -> Usage {
         let begin = start.as_ptr() as usize;
         let end = begin + nbytes;
         let Ok(file) = File::open("/proc/self/smaps") else {
-            return 0;
+            return Usage::default();
         };
         let mut is_inside = false;
-        let mut kibibytes = 0;
+        let mut usage = Usage::default();
+        let bytes = |text: &str| {
+            let kibibytes: u64 = text.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+            kibibytes * 1024
+        };
         for line in BufReader::new(file).lines().map_while(Result::ok) {
             if let Some((first, last)) = address_range(&line) {
                 is_inside = first < end && last > begin;
+            } else if is_inside && let Some(rest) = line.strip_prefix("Rss:") {
+                usage.resident += bytes(rest);
             } else if is_inside && let Some(rest) = line.strip_prefix("AnonHugePages:") {
-                kibibytes += rest.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+                usage.huge += bytes(rest);
             }
         }
-        kibibytes * 1024
+        usage
     }
 
     // The range of a line that begins a mapping.
@@ -193,6 +209,7 @@ mod platform {
     use std::ptr::NonNull;
 
     use crate::arena::HUGE_PAGE;
+    use crate::arena::Usage;
 
     pub(super) fn page_nbytes() -> usize {
         4096
@@ -224,7 +241,7 @@ mod platform {
         }
     }
 
-    pub(super) fn huge_page_bytes(_start: NonNull<u8>, _nbytes: usize) -> u64 {
-        0
+    pub(super) fn usage(_start: NonNull<u8>, _nbytes: usize) -> Usage {
+        Usage::default()
     }
 }

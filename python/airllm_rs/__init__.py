@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
@@ -44,7 +45,7 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if _core.__build_profile__ == "debug":
-    logging.getLogger(__name__).warning("this is a debug build: its timings mean nothing")
+    warnings.warn("this is a debug build: its timings mean nothing", RuntimeWarning, stacklevel=2)
 
 
 def __getattr__(name: str) -> object:

@@ -89,6 +89,7 @@ class _Stats(TypedDict):
     units: int
     peak_anon_bytes: int
     arena_bytes: int
+    arena_resident_bytes: int
     huge_page_bytes: int
     resident_bytes_loaded: int
 

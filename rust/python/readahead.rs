@@ -125,8 +125,7 @@ impl PyReadahead {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (stats, huge_page_bytes) =
-            py.detach(|| (self.inner.stats(), self.inner.arena().huge_page_bytes()));
+        let (stats, usage) = py.detach(|| (self.inner.stats(), self.inner.arena().usage()));
         let table = PyDict::new(py);
         table.set_item("engine", self.inner.engine())?;
         table.set_item("bytes_read", stats.bytes_read)?;
@@ -136,7 +135,8 @@ impl PyReadahead {
         table.set_item("units", stats.units)?;
         table.set_item("peak_anon_bytes", stats.peak_anon_bytes)?;
         table.set_item("arena_bytes", self.inner.arena().nbytes())?;
-        table.set_item("huge_page_bytes", huge_page_bytes)?;
+        table.set_item("arena_resident_bytes", usage.resident)?;
+        table.set_item("huge_page_bytes", usage.huge)?;
         table.set_item("resident_bytes_loaded", stats.resident_bytes_loaded)?;
         Ok(table)
     }

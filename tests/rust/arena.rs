@@ -52,9 +52,9 @@ fn a_size_that_cannot_be_is_an_error() {
 #[test]
 fn huge_pages_are_counted_where_the_kernel_gives_them() {
     let arena = Arena::new(8 * HUGE_PAGE).unwrap();
-    assert_eq!(arena.huge_page_bytes(), 0);
+    assert_eq!(arena.usage().huge, 0);
     fill(&arena, 1);
-    let found = arena.huge_page_bytes();
+    let found = arena.usage().huge;
     assert!(found <= 8 * HUGE_PAGE as u64);
     let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     if setting.is_ok_and(|setting| !setting.contains("[never]")) {

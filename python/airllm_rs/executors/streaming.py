@@ -17,6 +17,7 @@ from airllm_rs.models.binding import Binding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -53,6 +54,7 @@ class StreamingExecutor:
         *,
         gather: Callable[[Tensor], Tensor],
         on_layer: Callable[[int, int], None] | None = None,
+        watch: Callable[[int], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Attach ``tree`` to its weights; nothing is waited for.
 
@@ -63,11 +65,13 @@ class StreamingExecutor:
             gather: Reads rows of the embedding table from disk.
             on_layer: Called after each layer with how many are done and how many will be; at the
                 end of `sweep` both are equal.
+            watch: Called with the number of tokens; what it returns is entered around a `sweep`.
         """
         self.tree = tree
         self.weights = weights
         self.plan = plan
         self.on_layer = on_layer
+        self._watch = watch
         self.sweeps = 0
         self.device = torch.device("cpu")
         self.dtype = weights.compute_dtype
@@ -121,7 +125,7 @@ class StreamingExecutor:
             is_one_sweep = len(chunks) == 1 or self.plan.sweeps(batch * tokens) == 1
             filling = cache.filling(tokens) if isinstance(cache, KvCache) else nullcontext()
             try:
-                with filling:
+                with self._watch(batch * tokens), filling:
                     self._settle_embedding()
                     if is_one_sweep:
                         self._layer_by_layer(chunks, valid, cache, hidden_states)

@@ -15,6 +15,7 @@ from airllm_rs.cache import KvCache
 from airllm_rs.errors import AirLLMError
 from airllm_rs.generation.loop import decode
 from airllm_rs.memory import replan
+from airllm_rs.stats import Timings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +58,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         self.executor = executor
         self.model = executor.tree.model
         self.lm_head = executor.tree.lm_head
+        self.timings = Timings()
         if generation_config is not None:
             self.generation_config = generation_config
         self.eval()  # type: ignore[no-untyped-call]

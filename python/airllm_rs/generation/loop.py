@@ -56,6 +56,7 @@ def decode(
     can_end = any(isinstance(criterion, EosTokenCriteria) for criterion in stopping_criteria)
     keeps_scores = generation_config.return_dict_in_generate and generation_config.output_scores
     all_scores: tuple[Tensor, ...] = ()
+    model.timings.begin()
     unfinished = torch.ones(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
     with torch.inference_mode():
         outputs = model._prefill(  # type: ignore[misc]
@@ -84,6 +85,7 @@ def decode(
         stops = stopping_criteria(input_ids, all_scores if keeps_scores else None)
         unfinished = unfinished & ~stops
         is_last = not bool(unfinished.any())
+        model.timings.note_token()
         yield Step(tokens, input_ids, logits, scores, hidden_states, cache)
         if is_last:
             return

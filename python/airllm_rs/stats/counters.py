@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,24 @@ class Timings:
     """From the first to the last new token."""
     decoded_tokens: int = 0
     """New tokens after the first."""
+    _begun: float = field(default=0.0, repr=False)
+    _first: float = field(default=0.0, repr=False)
+
+    def begin(self) -> None:
+        """Begin a generation; what the last one took is forgotten."""
+        self._begun = time.monotonic()
+        self.first_token_s = self.decode_s = 0.0
+        self.decoded_tokens = 0
+
+    def note_token(self) -> None:
+        """Take note that every sequence has a new token."""
+        now = time.monotonic()
+        if not self.first_token_s:
+            self._first = now
+            self.first_token_s = now - self._begun
+            return
+        self.decode_s = now - self._first
+        self.decoded_tokens += 1
 
     def to_json(self) -> dict[str, float]:
         """Return the timings with the rates that follow from them."""
@@ -46,14 +65,14 @@ class IoCounters:
     """The consumer waited."""
 
     @classmethod
-    def from_readahead(cls, stats: Mapping[str, int | str]) -> IoCounters:
+    def from_readahead(cls, stats: Mapping[str, object]) -> IoCounters:
         """Return the counters that `_core.Readahead.stats` tells."""
         return cls(
             engine=str(stats["engine"]),
-            bytes_read=int(stats["bytes_read"]),
-            requests=int(stats["requests"]),
-            busy_s=int(stats["busy_ns"]) / 1e9,
-            stall_s=int(stats["stall_ns"]) / 1e9,
+            bytes_read=_whole(stats["bytes_read"]),
+            requests=_whole(stats["requests"]),
+            busy_s=_whole(stats["busy_ns"]) / 1e9,
+            stall_s=_whole(stats["stall_ns"]) / 1e9,
         )
 
     def since(self, earlier: IoCounters) -> IoCounters:
@@ -116,3 +135,8 @@ class RunCounters:
             "draft": {"proposed": 0, "accepted": 0},
             "experts": {"hits": 0, "misses": 0},
         }
+
+
+def _whole(value: object) -> int:
+    assert isinstance(value, int), "the extension counts in whole numbers"
+    return value

@@ -22,6 +22,8 @@ class GatheredRows:
         self._count, self._width = table.shape
         self._stored_dtype = TORCH_DTYPES[table.dtype]
         self._compute_dtype = compute_dtype
+        self.bytes_read = 0
+        self.calls = 0
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the rows ``ids`` (any shape) in the dtype of the arithmetic."""
@@ -31,7 +33,8 @@ class GatheredRows:
             if not 0 <= int(rows.min()) <= int(rows.max()) < self._count:
                 raise IndexError(f"token ids must lie in [0, {self._count})")
             nbytes = self._width * out.element_size()
-            _core.gather_rows(
+            self.calls += 1
+            self.bytes_read += _core.gather_rows(
                 self._path, self._offset, nbytes, rows.numpy(), out.view(torch.uint8).numpy()
             )
         return out.to(self._compute_dtype).view(*ids.shape, self._width)

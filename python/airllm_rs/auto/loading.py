@@ -1,0 +1,52 @@
+"""From a plan to a model: the disk reads while Python imports."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from airllm_rs.memory import format_bytes
+from airllm_rs.weights.readahead import open_readahead
+
+if TYPE_CHECKING:
+    from airllm_rs.auto.model import Model
+    from airllm_rs.auto.opening import Opened
+    from airllm_rs.stats.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+def load_model(opened: Opened, progress: Progress) -> Model:
+    """Start reading, import torch and transformers meanwhile, and return the model.
+
+    Nothing is waited for: the first sweep takes the weights as they arrive.
+    """
+    started = time.monotonic()
+    plan, options = opened.plan, opened.options
+    log.info("%s", opened.budget)
+    log.info(
+        "weights: %s of %s stay in memory, %s are streamed per sweep; context: %d tokens",
+        format_bytes(plan.resident_bytes),
+        format_bytes(plan.total_bytes),
+        format_bytes(plan.streamed_bytes_per_sweep),
+        plan.context,
+    )
+    readahead = open_readahead(
+        plan,
+        opened.files.files,
+        engine=options.engine,
+        throttle_gbps=options.throttle_gbps,
+        latency_us=options.latency_us,
+        prefetching=options.prefetching,
+    )
+    try:
+        # seconds of imports, in which the disk reads residents
+        from airllm_rs.auto.model import Model
+
+        model = Model(opened, readahead, progress=progress)
+    except BaseException:
+        readahead.close()
+        raise
+    model.timings.load_s = time.monotonic() - started
+    return model

@@ -1,0 +1,140 @@
+"""From a path to a memory plan: headers and sizes only, no torch, no weight."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.families import family_of, read_config, validate
+from airllm_rs.memory import PlanRequest, baseline_bytes, choose_budget, parse_bytes, plan
+from airllm_rs.memory.arithmetic import compute_dtype, has_bf16_arithmetic
+from airllm_rs.memory.budget import Machine, this_machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from os import PathLike
+
+    from airllm_rs.auto.options import LoadOptions
+    from airllm_rs.checkpoint import ModelFiles
+    from airllm_rs.config import ModelConfig
+    from airllm_rs.families import Family
+    from airllm_rs.memory import Budget, MemoryPlan
+    from airllm_rs.stats.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is understood and planned, but not loaded."""
+
+    files: ModelFiles
+    config: ModelConfig
+    family: Family
+    unused: list[str]
+    """Tensors of the checkpoint that the model has no use for."""
+    plan: MemoryPlan
+    budget: Budget
+    compute_dtype: str
+    """``"BF16"`` or ``"F32"``."""
+    options: LoadOptions
+
+
+def open_files(
+    path_or_id: str | PathLike[str], options: LoadOptions, progress: Progress
+) -> tuple[ModelFiles, ModelConfig]:
+    """Find the checkpoint, downloading or converting it if need be, and read its configuration.
+
+    Raises:
+        AirLLMError: in one line that says what to do.
+        OSError: if a file cannot be read.
+    """
+
+    def check(raw: Mapping[str, object]) -> None:
+        read_config(raw, options.config_overrides)
+        if options.trust_remote_code:
+            log.warning(
+                "trust_remote_code=True is ignored: %s is run by this package's own code",
+                raw["model_type"],
+            )
+
+    files = open_checkpoint(
+        path_or_id,
+        revision=options.revision,
+        cache_dir=options.cache_dir,
+        local_files_only=options.local_files_only,
+        token=options.hf_token,
+        conversion_dir=options.layer_shards_saving_path,
+        yes=options.yes,
+        check=check,
+        progress=progress,
+    )
+    return files, read_config(files.config, options.config_overrides)
+
+
+def open_model(
+    path_or_id: str | PathLike[str],
+    options: LoadOptions,
+    *,
+    context: Callable[[ModelFiles], int] | None = None,
+    progress: Progress,
+) -> Opened:
+    """Open a checkpoint and plan its memory. Nothing is loaded.
+
+    Args:
+        path_or_id: A directory, a ``.safetensors`` or ``.gguf`` file, or a hub id.
+        options: What is asked for.
+        context: Tells how many tokens the request needs, where ``options.context`` does not.
+        progress: Where downloads and conversions are shown.
+
+    Raises:
+        BudgetError: if the memory allowed is too little; names the smallest that works.
+        AirLLMError: for whatever else is wrong with the checkpoint.
+        OSError: if a file cannot be read.
+    """
+    files, config = open_files(path_or_id, options, progress)
+    family = family_of(config)
+    unused = validate(config, family, files)
+    if unused:
+        log.info("%d tensors of the checkpoint are not used, such as %s", len(unused), unused[0])
+    arithmetic = compute_dtype(
+        files.main_dtype, options.dtype_code, bf16_arithmetic=has_bf16_arithmetic()
+    )
+    tokens = options.context
+    if tokens is None and context is not None:
+        tokens = context(files)
+    if tokens is not None and tokens > config.max_position_embeddings:
+        log.warning(
+            "the context of %d tokens is longer than the %d that the model was made for",
+            tokens,
+            config.max_position_embeddings,
+        )
+    budget = choose_budget(options.memory, _machine(options))
+    cap = options.weights_memory
+    planned = plan(
+        config,
+        files,
+        PlanRequest(
+            budget_bytes=budget.nbytes,
+            baseline_bytes=baseline_bytes(),
+            compute_dtype=arithmetic,
+            weights_bytes=None if cap is None else _cap(cap, budget),
+            context=tokens,
+            max_num_seqs=options.max_num_seqs,
+        ),
+    )
+    return Opened(files, config, family, unused, planned, budget, arithmetic, options)
+
+
+def _cap(amount: str | int, budget: Budget) -> int:
+    return parse_bytes(amount, "weights_memory", whole=budget.nbytes)
+
+
+def _machine(options: LoadOptions) -> Machine:
+    here = this_machine()
+    if options.ram is None:
+        return here
+    nbytes = parse_bytes(options.ram, "ram", whole=here.total_bytes)
+    return replace(here, total_bytes=nbytes, available_bytes=nbytes, cgroup=None)
