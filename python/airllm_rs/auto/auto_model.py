@@ -10,6 +10,7 @@ from airllm_rs.auto.options import from_keywords
 from airllm_rs.stats.progress import choose_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
 
     from airllm_rs.auto.model import Model
@@ -34,7 +35,27 @@ class AutoModel:
         hf_token: str | None = None,
         prefetching: bool = True,
         delete_original: bool = False,
-        **keywords: object,
+        *,
+        memory: str | int = "auto",
+        device_memory: str | int = "auto",
+        weights_memory: str | int | None = None,
+        context: int | None = None,
+        max_num_seqs: int = 1,
+        kv_cache_dtype: str = "auto",
+        draft_memory: str | int | None = None,
+        draft: str | None = "auto",
+        engine: str = "auto",
+        verify: str = "first",
+        config_overrides: Mapping[str, object] | None = None,
+        progress: bool | None = None,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        throttle_gbps: float | None = None,
+        latency_us: int = 0,
+        yes: bool = False,
+        **others: object,
     ) -> Model:
         """Open a model whose weights stay in memory as far as the budget goes, and stream else.
 
@@ -46,21 +67,31 @@ class AutoModel:
             max_seq_len: Accepted for AirLLM's sake; what is reserved is ``context``.
             layer_shards_saving_path: Where converted checkpoints (``.bin``, GGUF) go; our cache
                 directory if None.
-            profiling_mode: Log the counters after every generation.
+            profiling_mode: Log the counters after every `generate`.
             compression: Not available yet.
             hf_token: For private repositories of the hub.
             prefetching: Read ahead of use; False reads each matrix when it is needed.
             delete_original: Not available yet.
-            **keywords: ``memory`` (host budget of the whole process: bytes, ``"3GiB"``, ``"60%"``,
-                ``"auto"``), ``weights_memory`` (a cap for weights alone), ``context`` (tokens that
-                the plan holds), ``max_num_seqs``, ``engine`` (``"auto"``, ``"uring"``,
-                ``"direct"``, ``"buffered"``), ``config_overrides`` (keys laid over config.json),
-                ``progress`` (None: bars on a terminal, log lines elsewhere), ``revision``,
-                ``cache_dir``, ``local_files_only``, ``yes`` (convert without asking),
-                ``throttle_gbps`` and ``latency_us`` (pretend to a slower disk),
-                ``trust_remote_code`` (ignored: no remote code is run), and ``device_memory``,
-                ``kv_cache_dtype``, ``draft``, ``draft_memory``, ``verify``, of which only the
-                defaults are available yet. ``torch_dtype`` and ``token`` are aliases.
+            memory: Host budget of the whole process: bytes, ``"3GiB"``, ``"60%"`` or ``"auto"``.
+            device_memory: Not available yet.
+            weights_memory: A cap for weights alone; the way to make a small model stream.
+            context: Tokens that the plan holds; what the model can, at most 4096, if None.
+            max_num_seqs: Sequences of that length that the plan holds.
+            kv_cache_dtype: Not available yet.
+            draft_memory: Not available yet.
+            draft: Not available yet.
+            engine: ``"auto"``, ``"uring"``, ``"direct"`` or ``"buffered"``.
+            verify: Not available yet: checkpoints carry no checksums.
+            config_overrides: Keys laid over config.json.
+            progress: None: bars on a terminal or in a notebook, a log line every 30 s elsewhere.
+            revision: Branch, tag or commit of a hub id.
+            cache_dir: Where the hub's files are cached.
+            local_files_only: Download nothing.
+            trust_remote_code: Ignored: no remote code is run.
+            throttle_gbps: Pretend to a disk of so many 10^9 bytes a second.
+            latency_us: Pretend that every read takes so long at least.
+            yes: Convert without asking, however much room that takes.
+            **others: ``torch_dtype`` and ``token``, other names of ``dtype`` and ``hf_token``.
 
         Raises:
             TypeError: for a keyword that does not exist; says which does.
@@ -80,12 +111,31 @@ class AutoModel:
                 "hf_token": hf_token,
                 "prefetching": prefetching,
                 "delete_original": delete_original,
+                "memory": memory,
+                "device_memory": device_memory,
+                "weights_memory": weights_memory,
+                "context": context,
+                "max_num_seqs": max_num_seqs,
+                "kv_cache_dtype": kv_cache_dtype,
+                "draft_memory": draft_memory,
+                "draft": draft,
+                "engine": engine,
+                "verify": verify,
+                "config_overrides": config_overrides,
+                "progress": progress,
+                "revision": revision,
+                "cache_dir": cache_dir,
+                "local_files_only": local_files_only,
+                "trust_remote_code": trust_remote_code,
+                "throttle_gbps": throttle_gbps,
+                "latency_us": latency_us,
+                "yes": yes,
+                **others,
             }
-            | keywords
         )
-        progress = choose_progress(options.progress)
-        opened = open_model(pretrained_model_name_or_path, options, progress=progress)
-        return load_model(opened, progress)
+        shown = choose_progress(options.progress)
+        opened = open_model(pretrained_model_name_or_path, options, progress=shown)
+        return load_model(opened, shown)
 
 
 class AirLLMBaseModel(AutoModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from transformers import PreTrainedTokenizerBase
+    from transformers.generation.utils import GenerateDecoderOnlyOutput
 
     from airllm_rs import _core
     from airllm_rs.auto.opening import Opened
@@ -102,6 +104,15 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
                 cgroup_bytes=cgroup_bytes() if memory_cgroup() is not None else None,
             ),
         ).to_json()
+
+    def generate(
+        self, inputs: torch.Tensor | None = None, **keywords: object
+    ) -> GenerateDecoderOnlyOutput | torch.Tensor:
+        """Generate as transformers does; see `CausalLM.generate`."""
+        generated = super().generate(inputs, **keywords)
+        if self.opened.options.profiling_mode:
+            log.info("%s", json.dumps(self.stats))
+        return generated
 
     def stream(
         self,

@@ -9,6 +9,7 @@ from airllm_rs.memory import parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from os import PathLike
 
 ENGINES = ("auto", "uring", "direct", "buffered")
 DTYPES = {
@@ -63,7 +64,7 @@ class LoadOptions:
     config_overrides: Mapping[str, object] | None = None
     progress: bool | None = None
     revision: str | None = None
-    cache_dir: str | None = None
+    cache_dir: str | PathLike[str] | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
     yes: bool = False
