@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
+from airllm_rs.checkpoint.gguf import import_gguf
 from airllm_rs.checkpoint.model_files import ModelFiles, read_json
 from airllm_rs.errors import CheckpointError
 from airllm_rs.stats.progress import NoProgress
@@ -50,6 +51,8 @@ def open_checkpoint(
     Raises:
         CheckpointError: if there is nothing of that name, or it is no checkpoint.
         NotEnoughSpaceException: if a download or conversion would not fit on the disk.
+        ConfirmationNeeded: if a conversion would take much of the disk, without ``yes``.
+        MissingDependencyError: if a conversion needs a package that is not installed.
         OSError: if a file cannot be read.
     """
     progress = progress or NoProgress()
@@ -67,11 +70,8 @@ def open_checkpoint(
             progress=progress,
         )
     if path.suffix == ".gguf":
-        # needs an optional package, and only these users do
-        from airllm_rs.gguf_import import import_gguf
-
         target = Path(conversion_dir) if conversion_dir is not None else None
-        path = import_gguf(path, cache_dir=target, yes=yes, progress=progress)
+        path = import_gguf(path, cache_dir=target, yes=yes, check=check, progress=progress)
     directory = path if path.is_dir() else path.parent
     config = read_json(directory / "config.json", f"{directory} has no config.json")
     if check is not None:

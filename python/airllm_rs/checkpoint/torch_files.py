@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from airllm_rs.checkpoint.cache_directory import cache_directory
+from airllm_rs.checkpoint.converted import (
+    SPACE_REMEDY,
+    convert_once,
+    converted_directory,
+    is_converted,
+)
 from airllm_rs.checkpoint.disk_space import require_space
-from airllm_rs.checkpoint.durable import locked, sync_directory, write_json
+from airllm_rs.checkpoint.durable import sync_directory, write_json
 from airllm_rs.checkpoint.model_files import read_json
+from airllm_rs.checkpoint.writing import INDEX as SAFETENSORS_INDEX
 from airllm_rs.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -23,8 +27,6 @@ if TYPE_CHECKING:
     from airllm_rs.stats.progress import Progress, Task
 
 INDEX = "pytorch_model.bin.index.json"
-COMMIT = "model.safetensors.index.json"
-"""Written last: a directory that has it is complete."""
 
 # The writer copies what it writes: so much memory a conversion takes, however large a file is.
 _FILE_BYTES = 256 << 20
@@ -65,27 +67,20 @@ def convert(directory: Path, target: Path | None = None, *, progress: Progress) 
         NotEnoughSpaceException: if the result would not fit on the disk.
     """
     files = sources(directory)
-    base = (target or cache_directory() / "converted").expanduser()
-    result = base / f"{directory.resolve().name}-{_identity(files)}"
-    if (result / COMMIT).exists():
-        return result
-    base.mkdir(parents=True, exist_ok=True)
-    with locked(base / f".{result.name}.lock"):
-        if not (result / COMMIT).exists():
-            _convert(directory, files, result, progress)
+    result = converted_directory(directory.resolve().name, files, target)
+    if not is_converted(result):
+        convert_once(result, lambda partial: _convert(directory, files, partial, progress))
     return result
 
 
-def _convert(directory: Path, files: list[Path], result: Path, progress: Progress) -> None:
-    partial = result.with_name(f"{result.name}.partial")
-    partial.mkdir(exist_ok=True)
+def _convert(directory: Path, files: list[Path], partial: Path, progress: Progress) -> None:
     records = [partial / f"{path.name}.json" for path in files]
     left = [i for i, record in enumerate(records) if not record.exists()]
     require_space(
-        result.parent,
+        partial,
         sum(files[i].stat().st_size for i in left),
         f"converting {directory} to safetensors",
-        "free some, or choose another place with layer_shards_saving_path= or AIRLLM_RS_CACHE",
+        SPACE_REMEDY,
     )
     total = sum(path.stat().st_size for path in files)
     with progress.task(f"converting {directory.name}", total) as task:
@@ -96,12 +91,9 @@ def _convert(directory: Path, files: list[Path], result: Path, progress: Progres
     weight_map = {}
     for record in records:
         weight_map.update(read_json(record))
-    write_json(partial / COMMIT, {"metadata": {}, "weight_map": weight_map})
+    write_json(partial / SAFETENSORS_INDEX, {"metadata": {}, "weight_map": weight_map})
     for record in records:
         record.unlink()
-    shutil.rmtree(result, ignore_errors=True)
-    partial.rename(result)
-    sync_directory(result.parent)
 
 
 def _convert_file(path: Path, stem: str, directory: Path, task: Task) -> dict[str, object]:
@@ -175,12 +167,3 @@ def _one_line_errors(path: Path) -> Iterator[None]:
 
 def _first(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _identity(files: list[Path]) -> str:
-    """Return what changes whenever a source does."""
-    digest = hashlib.sha256()
-    for path in files:
-        stat = path.stat()
-        digest.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]

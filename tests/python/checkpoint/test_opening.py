@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from airllm_rs.checkpoint import cache_directory, open_checkpoint, torch_files
 from airllm_rs.checkpoint.model_files import TensorInfo, read_json
+from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.errors import (
     AirLLMError,
     CheckpointError,
@@ -228,7 +229,7 @@ def test_an_interrupted_conversion_goes_on(
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(KeyboardInterrupt):
             open_checkpoint(torch_checkpoint)
-    made = list((cache_directory() / "converted").glob("*/" + torch_files.COMMIT))
+    made = list((cache_directory() / "converted").glob("*/" + INDEX))
     assert [path for path in made if not path.parent.name.endswith(".partial")] == []
     loaded.clear()
     files = open_checkpoint(torch_checkpoint)
