@@ -54,6 +54,9 @@ impl Header {
             )));
         }
         let mut file = File::open(path).map_err(open)?;
+        // The kernel's own readahead would leave weights behind the header in the page cache.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
         let file_nbytes = file.metadata().map_err(open)?.len();
         let mut head = Vec::new();
         (&mut file)
