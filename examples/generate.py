@@ -20,4 +20,4 @@ input_tokens = model.tokenizer(
 generation_output = model.generate(
     input_tokens["input_ids"], max_new_tokens=20, use_cache=True, return_dict_in_generate=True
 )
-print(model.tokenizer.decode(generation_output.sequences[0]))
+print(model.tokenizer.decode(generation_output.sequences[0]))  # type: ignore[union-attr]

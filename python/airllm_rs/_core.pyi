@@ -5,8 +5,6 @@ from os import PathLike
 from types import TracebackType
 from typing import Final, Literal, Self, TypedDict, final, type_check_only
 
-from typing_extensions import Buffer
-
 __all__ = [
     "AirLLMError",
     "Arena",
@@ -222,8 +220,8 @@ def gather_rows(
     path: str | PathLike[str],
     offset: int,
     row_nbytes: int,
-    rows: Buffer,
-    out: Buffer,
+    rows: object,
+    out: object,
 ) -> int:
     """Read rows of a table that starts at ``offset`` of a file; return the bytes read.
 
@@ -231,8 +229,8 @@ def gather_rows(
         path: The file.
         offset: Where the table starts, in bytes.
         row_nbytes: Bytes of one row.
-        rows: Row numbers, int64.
-        out: ``len(rows) * row_nbytes`` bytes, uint8, contiguous and writable.
+        rows: Row numbers: a buffer of int64.
+        out: A contiguous, writable buffer of uint8: ``len(rows) * row_nbytes`` bytes.
 
     Raises:
         ValueError: for a row that does not exist, or an output of another size.

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-    from airllm_rs import _core
     from airllm_rs.auto.opening import Opened
     from airllm_rs.stats.progress import Progress
+    from airllm_rs.weights.readahead import Readahead
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class Model(CausalLM):  # type: ignore[no-untyped-call]
     """What `AutoModel.from_pretrained` returns."""
 
-    def __init__(self, opened: Opened, readahead: _core.Readahead, *, progress: Progress) -> None:
+    def __init__(self, opened: Opened, readahead: Readahead, *, progress: Progress) -> None:
         """Build the modules of ``opened`` on top of ``readahead``, which is reading already."""
         files, plan = opened.files, opened.plan
         dtype = TORCH_DTYPES[opened.compute_dtype]

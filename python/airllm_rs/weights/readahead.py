@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airllm_rs import _core
+from airllm_rs._core import Readahead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airllm_rs.memory import MemoryPlan, Unit
+
+__all__ = ["Readahead", "open_readahead", "unit_parts"]
 
 
 def open_readahead(
@@ -20,7 +22,7 @@ def open_readahead(
     throttle_gbps: float | None = None,
     latency_us: int = 0,
     prefetching: bool = True,
-) -> _core.Readahead:
+) -> Readahead:
     """Start reading the residents of ``plan``, followed by the first units of a sweep.
 
     Args:
@@ -31,7 +33,7 @@ def open_readahead(
         latency_us: Delay added to each request.
         prefetching: Read ahead of use; otherwise each unit is read when it is asked for.
     """
-    readahead = _core.Readahead(
+    readahead = Readahead(
         files,
         [unit_parts(unit) for unit in plan.units],
         names=[unit.name for unit in plan.units],
