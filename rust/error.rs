@@ -105,7 +105,7 @@ pub enum Error {
         reason: String,
     },
     /// An engine that does not exist.
-    #[error("unknown engine {name:?}; there are auto, uring, direct and buffered")]
+    #[error("unknown engine {name:?}; there are auto, uring, direct, buffered and mmap")]
     UnknownEngine {
         /// The name given.
         name: String,

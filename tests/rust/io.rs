@@ -4,5 +4,7 @@ mod engines;
 mod fake;
 mod gather;
 mod identity;
+#[cfg(target_os = "linux")]
+mod page_cache;
 mod place;
 mod probe;

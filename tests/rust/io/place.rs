@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
@@ -42,7 +43,8 @@ pub(crate) fn write(directory: &Path, contents: &[Vec<u8>]) -> Vec<PathBuf> {
     contents.iter().enumerate().map(write).collect()
 }
 
-fn evict(path: &Path) {
+/// Clear a file from the page cache.
+pub(crate) fn evict(path: &Path) {
     #[cfg(target_os = "linux")]
     rustix::fs::fadvise(
         File::open(path).unwrap(),
@@ -144,4 +146,33 @@ pub(crate) fn run(
             (completion.result, bytes.to_vec())
         })
         .collect()
+}
+
+const ALONE: &str = "AIRLLM_TEST_ALONE";
+
+/// Whether this process runs one test only, started by [`alone`].
+pub(crate) fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
+/// The command that runs one test in a process of its own.
+pub(crate) fn alone(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(arguments(name)).env(ALONE, "1");
+    command
+}
+
+/// What makes this binary run one test.
+pub(crate) fn arguments(name: &str) -> [&str; 5] {
+    ["--exact", name, "--nocapture", "--test-threads", "1"]
+}
+
+/// What a process has said.
+pub(crate) fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
 }
