@@ -120,6 +120,20 @@ pub enum Error {
         /// What it was.
         value: String,
     },
+    /// A file that does not leave the page cache, where a measurement wants it out.
+    #[error(
+        "{}: cannot be made cold: {cached} of {sampled} pages looked at stay in the page cache (0 of 0: \
+         the kernel does not tell)",
+        path.display()
+    )]
+    NotCold {
+        /// The file.
+        path: PathBuf,
+        /// Pages that are in the page cache.
+        cached: u64,
+        /// Pages looked at.
+        sampled: u64,
+    },
     /// The engine itself, or its thread, cannot go on.
     #[error("reading stopped: {reason}")]
     EngineFailed {

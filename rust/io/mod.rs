@@ -1,5 +1,6 @@
 //! Engines that read byte ranges of files into memory, and the probe that chooses one.
 
+pub mod bench;
 mod blocking;
 mod buffered;
 mod direct;

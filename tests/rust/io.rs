@@ -1,5 +1,6 @@
 //! Reads arrive whole or as an error that says where, by every engine.
 
+mod bench;
 mod engines;
 mod fake;
 mod gather;
