@@ -209,8 +209,16 @@ mod platform {
         recently_evicted: u64,
     }
 
+    // The pages of its files are those of another file system: cachestat counts none, nor does it
+    // know RWF_NOWAIT. Nothing is told then.
+    const OVERLAYFS_MAGIC: u32 = 0x794c_7630;
+
     /// Pages of a range that are cached; none before Linux 6.5, or if the file is somebody else's.
     pub(super) fn count(file: &File, offset: u64, nbytes: u64) -> Option<u64> {
+        let system = rustix::fs::fstatfs(file).ok()?;
+        if system.f_type as u32 == OVERLAYFS_MAGIC {
+            return None;
+        }
         let range = Range { offset, nbytes };
         let mut found = Found::default();
         // SAFETY: the kernel reads the one struct and fills the other, which have its layout.

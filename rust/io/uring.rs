@@ -449,6 +449,7 @@ fn failed(error: &io::Error) -> Error {
 fn reason(what: &str, error: &io::Error) -> String {
     let why = match error.raw_os_error() {
         Some(libc::ENOSYS) => "; this kernel has no io_uring",
+        Some(libc::ENOMEM) => "; `ulimit -l` is small, or used up",
         Some(libc::EPERM | libc::EACCES) => {
             "; a container's seccomp profile or kernel.io_uring_disabled forbids it"
         }

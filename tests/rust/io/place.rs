@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use airllm_rs::arena::Arena;
 use airllm_rs::error::Error;
-use airllm_rs::io::{Buffer, Completion, IoEngine, ReadRequest};
+use airllm_rs::io::probe::ProbeReport;
+use airllm_rs::io::{Buffer, Completion, EngineChoice, IoEngine, ReadRequest, probe};
 
 /// Bytes in which every place differs from its neighbours and from other files.
 pub(crate) fn content(seed: u64, nbytes: usize) -> Vec<u8> {
@@ -73,6 +74,16 @@ pub(crate) fn cached_pages(path: &Path) -> usize {
     // SAFETY: nobody looks at it any more.
     unsafe { munmap(start, nbytes) }.unwrap();
     pages.iter().filter(|&&page| page & 1 == 1).count()
+}
+
+/// The engines that this place has, except the fake one.
+pub(crate) fn engines(directory: &Path) -> Vec<EngineChoice> {
+    let path = directory.join("probe");
+    std::fs::write(&path, [0; 4096]).unwrap();
+    let mut reports = probe(&path);
+    reports.retain(|report| report.ok);
+    let choice = |report: &ProbeReport| report.engine.parse().unwrap();
+    reports.iter().map(choice).collect()
 }
 
 /// A read of a plan.
