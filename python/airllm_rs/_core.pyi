@@ -252,7 +252,7 @@ def bench_io(
     throttle_gbps: float | None = None,
     latency_us: int = 0,
     page_cache: bool = True,
-    registered_buffers: bool = False,
+    registered_buffers: bool = True,
 ) -> _Measured:
     """Read as fast as an engine can, and measure it; Ctrl-C ends it.
 

@@ -160,7 +160,9 @@ pub struct IoOptions {
     /// Whether engines that read past the page cache take from it a file that is there already.
     /// Default true.
     pub page_cache: bool,
-    /// Whether memory given to [`IoEngine::register`] is registered. Default false.
+    /// Whether memory given to [`IoEngine::register`] is registered. Default true: the same speed
+    /// for less processor time, 2.4 instead of 3.7 ms/GB in huge pages and 5.4 instead of 45 in
+    /// small ones (`bench_io`, reads of 8 MiB, 8 in flight, cold).
     pub registered_buffers: bool,
 }
 
@@ -171,7 +173,7 @@ impl Default for IoOptions {
             throttle_gbps: None,
             latency_us: 0,
             page_cache: true,
-            registered_buffers: false,
+            registered_buffers: true,
         }
     }
 }

@@ -20,7 +20,7 @@ const SIGNAL_POLL: Duration = Duration::from_millis(100);
 #[pyo3(signature = (
     paths, *, engine = "auto", block_bytes = 8 << 20, queue_depth = 8, pages = "huge",
     cache = "cold", total_bytes = None, requests = None, throttle_gbps = None, latency_us = 0,
-    page_cache = true, registered_buffers = false
+    page_cache = true, registered_buffers = true
 ))]
 #[expect(
     clippy::too_many_arguments,
