@@ -76,6 +76,7 @@ impl PyReadahead {
             queue_depth,
             throttle_gbps,
             latency_us,
+            ..IoOptions::default()
         };
         let opener = opener(files.clone(), choice, io);
         let inner = py.detach(|| Readahead::new(units, &residents, options, opener));
