@@ -219,6 +219,7 @@ fn readahead(ring_bytes: usize, fails: bool) -> Readahead {
         ring_bytes,
         request_bytes: 4096,
         queue_depth: 1,
+        ..Options::default()
     };
     let opener = move || {
         let parker = std::sync::Arc::new(Parker::default());
@@ -230,6 +231,7 @@ fn readahead(ring_bytes: usize, fails: bool) -> Readahead {
         Ok(Source {
             engine,
             identity: Box::new(|| Ok(())),
+            devices: Vec::new(),
         })
     };
     Readahead::new(units, &[], options, Box::new(opener)).expect("two units fit")

@@ -39,6 +39,7 @@ struct Inner {
 #[derive(Clone, Default)]
 pub(crate) struct Hand {
     files: Arc<Vec<Vec<u8>>>,
+    devices: Arc<Vec<u32>>,
     inner: Arc<(Mutex<Inner>, Condvar)>,
     is_changed: Arc<AtomicBool>,
 }
@@ -127,6 +128,7 @@ impl Hand {
             Ok(Source {
                 engine: Box::new(Handled { hand: hand.clone() }),
                 identity: Box::new(identity),
+                devices: hand.devices.to_vec(),
             })
         })
     }
@@ -298,6 +300,7 @@ pub(crate) fn small(hand: &Hand, count: u64, residents: &[u32], units_in_ring: u
         ring_bytes: units_in_ring * 4096,
         request_bytes: 4096,
         queue_depth: 4,
+        ..Options::default()
     };
     Readahead::new(row(count, 4096), residents, options, hand.opener()).unwrap()
 }

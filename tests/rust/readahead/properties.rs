@@ -226,6 +226,7 @@ impl Driver {
             ring_bytes: room,
             request_bytes: 4096,
             queue_depth: 3,
+            ..Options::default()
         };
         let readahead = Readahead::new(units.clone(), residents, options, hand.opener()).unwrap();
         Self {
