@@ -2,4 +2,6 @@
 
 mod behaviour;
 mod engine;
+mod flow;
 mod properties;
+mod tuner;
