@@ -107,6 +107,13 @@ impl Hand {
         self.lock().faults.insert(number, fault);
     }
 
+    /// Let the read after `ahead` more end so.
+    pub(crate) fn spoil_later(&self, ahead: usize, fault: Fault) {
+        let mut inner = self.lock();
+        let number = inner.submitted.len() + ahead;
+        inner.faults.insert(number, fault);
+    }
+
     pub(crate) fn complete_newest_first(&self) {
         self.lock().newest_first = true;
     }
