@@ -7,6 +7,16 @@ use crate::error::Error;
 /// Size of a huge page, to which an arena is aligned.
 pub const HUGE_PAGE: usize = 2 << 20;
 
+/// The pages that an arena asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// Of 2 MiB, where the kernel has them.
+    #[default]
+    Huge,
+    /// Of the machine's smallest size, to measure what the others are good for.
+    Small,
+}
+
 /// The memory that an arena takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -39,6 +49,14 @@ impl Arena {
     /// # Errors
     /// `ArenaTooLarge` if there is no such amount of address space.
     pub fn new(nbytes: usize) -> Result<Self, Error> {
+        Self::with_pages(nbytes, Pages::Huge)
+    }
+
+    /// As [`new`](Self::new), in pages of that size.
+    ///
+    /// # Errors
+    /// As for `new`.
+    pub fn with_pages(nbytes: usize, pages: Pages) -> Result<Self, Error> {
         let too_large = || Error::ArenaTooLarge {
             needed: nbytes as u64,
         };
@@ -49,7 +67,7 @@ impl Arena {
         if nbytes > isize::MAX as usize - HUGE_PAGE {
             return Err(too_large());
         }
-        let start = platform::map(nbytes).ok_or_else(too_large)?;
+        let start = platform::map(nbytes, pages).ok_or_else(too_large)?;
         Ok(Self {
             start,
             nbytes,
@@ -121,13 +139,14 @@ mod platform {
     use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
     use crate::arena::HUGE_PAGE;
+    use crate::arena::Pages;
     use crate::arena::Usage;
 
     pub(super) fn page_nbytes() -> usize {
         rustix::param::page_size()
     }
 
-    pub(super) fn map(nbytes: usize) -> Option<NonNull<u8>> {
+    pub(super) fn map(nbytes: usize, pages: Pages) -> Option<NonNull<u8>> {
         // More than is wanted, so that an aligned part can be cut out.
         let room = nbytes.checked_add(HUGE_PAGE)?;
         let (access, kind) = (
@@ -149,7 +168,11 @@ mod platform {
         }
         // Wishes: without huge pages it is slower, and a kernel that cannot keep it out of children
         // copies its page tables.
-        for advice in [Advice::LinuxHugepage, Advice::LinuxDontFork] {
+        let size = match pages {
+            Pages::Huge => Advice::LinuxHugepage,
+            Pages::Small => Advice::LinuxNoHugepage,
+        };
+        for advice in [size, Advice::LinuxDontFork] {
             // SAFETY: the aligned part, which this function has mapped.
             let _ = unsafe { madvise(start, nbytes, advice) };
         }
@@ -209,6 +232,7 @@ mod platform {
     use std::ptr::NonNull;
 
     use crate::arena::HUGE_PAGE;
+    use crate::arena::Pages;
     use crate::arena::Usage;
 
     pub(super) fn page_nbytes() -> usize {
@@ -219,7 +243,7 @@ mod platform {
         Layout::from_size_align(nbytes, HUGE_PAGE).ok()
     }
 
-    pub(super) fn map(nbytes: usize) -> Option<NonNull<u8>> {
+    pub(super) fn map(nbytes: usize, _pages: Pages) -> Option<NonNull<u8>> {
         // SAFETY: at least one page.
         NonNull::new(unsafe { alloc_zeroed(layout(nbytes)?) })
     }

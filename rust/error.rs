@@ -105,7 +105,7 @@ pub enum Error {
         reason: String,
     },
     /// An engine that does not exist.
-    #[error("unknown engine {name:?}; there are auto, uring, direct and buffered")]
+    #[error("unknown engine {name:?}; there are auto, uring, direct, buffered and mmap")]
     UnknownEngine {
         /// The name given.
         name: String,
@@ -119,6 +119,20 @@ pub enum Error {
         bounds: &'static str,
         /// What it was.
         value: String,
+    },
+    /// A file that does not leave the page cache, where a measurement wants it out.
+    #[error(
+        "{}: cannot be made cold: {cached} of {sampled} pages looked at stay in the page cache (0 of 0: \
+         the kernel does not tell)",
+        path.display()
+    )]
+    NotCold {
+        /// The file.
+        path: PathBuf,
+        /// Pages that are in the page cache.
+        cached: u64,
+        /// Pages looked at.
+        sampled: u64,
     },
     /// The engine itself, or its thread, cannot go on.
     #[error("reading stopped: {reason}")]

@@ -46,6 +46,7 @@ fn readahead(path: &Path, residents: &[u32]) -> Result<Readahead, Error> {
         Ok(Source {
             engine,
             identity: Box::new(|| Ok(())),
+            devices: Vec::new(),
         })
     };
     let options = Options {

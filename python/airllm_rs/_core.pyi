@@ -18,6 +18,7 @@ __all__ = [
     "WorkerPanicked",
     "__build_profile__",
     "__version__",
+    "bench_io",
     "gather_rows",
     "probe_engines",
 ]
@@ -78,18 +79,33 @@ class Checkpoint:
     def __len__(self) -> int: ...
 
 @type_check_only
-class _Stats(TypedDict):
-    engine: str
+class _Device(TypedDict):
     bytes_read: int
+    request_bytes: int
+    queue_depth: int
+    is_tuned: bool
+    device_gbps: float
+
+@type_check_only
+class _Stats(_Device):
+    engine: str
+    features: list[str]
+    refusals: list[tuple[str, str]]
+    cached_bytes: int
     requests: int
     busy_ns: int
     stall_ns: int
+    ring_full_ns: int
+    takes: int
+    waits: int
     units: int
     peak_anon_bytes: int
     arena_bytes: int
     arena_resident_bytes: int
     huge_page_bytes: int
     resident_bytes_loaded: int
+    trace_dropped: int
+    devices: list[_Device]
 
 @final
 class Readahead:
@@ -110,6 +126,10 @@ class Readahead:
         engine: str = "auto",
         request_bytes: int = ...,
         queue_depth: int = 8,
+        tune: bool = True,
+        expected_gbps: float | None = None,
+        trace: bool = False,
+        silence_s: float = 10.0,
         throttle_gbps: float | None = None,
         latency_us: int = 0,
     ) -> Self:
@@ -121,14 +141,22 @@ class Readahead:
             names: What messages call the units.
             residents: Units that stay in memory.
             ring_bytes: Memory for all other units; at least the largest that is ever scheduled.
-            engine: ``"auto"``, ``"uring"``, ``"direct"`` or ``"buffered"``.
+            engine: ``"auto"``, ``"uring"``, ``"direct"``, ``"buffered"`` or ``"mmap"`` (a baseline:
+                a file truncated while it is read kills the process).
             request_bytes: The longest read, 8 MiB by default.
-            queue_depth: Reads in flight.
+            queue_depth: Reads in flight from each device.
+            tune: Look for a better request size and queue depth while reading.
+            expected_gbps: What these settings gave before, in 10^9 bytes a second: they are kept,
+                with or without ``tune``, and looked for again once the rate of a device stays off
+                by more than a third.
+            trace: Record requests, waits and leases for `trace`.
+            silence_s: A device that answers nothing for so many seconds is named in the log.
             throttle_gbps: Pretend to a disk of so many 10^9 bytes a second.
             latency_us: Pretend that every read takes so long at least.
 
         Raises:
-            ValueError: for a unit, resident or engine that does not exist.
+            ValueError: for a unit, resident or engine that does not exist, or an option that
+                makes no sense.
             AirLLMError: if memory is short or the engine cannot read the files.
             OSError: if a file cannot be opened.
         """
@@ -167,7 +195,27 @@ class Readahead:
         """Return where each part of a unit starts in its lease, in bytes."""
 
     def stats(self) -> _Stats:
-        """Return the counters: bytes, nanoseconds, requests, units taken."""
+        """Return the counters since the beginning.
+
+        ``busy_ns`` is time with a read in flight, ``stall_ns`` time that `take` waited, and
+        ``ring_full_ns`` time with nothing in flight although the schedule had more: then the
+        consumer is the limit. ``waits`` of ``takes`` had to wait; ``units`` were streamed.
+
+        ``devices`` has an entry per disk, in the order in which the files name them first:
+        ``request_bytes`` and ``queue_depth`` are the best found so far, ``is_tuned`` says that they
+        were measured, ``device_gbps`` is the rate while the queue was full, in 10^9 bytes a second,
+        0 before it was measured. The same keys outside are those of the disk that was read most,
+        but ``bytes_read``, which is for all.
+        """
+
+    def trace(self) -> list[tuple[str, int, int, int, int, int, int]]:
+        """Take out what was recorded: (kind, unit, file, offset, nbytes, begin_ns, end_ns).
+
+        A ``"request"`` lasts from submission to completion, a ``"wait"`` while `take` waited, a
+        ``"lease"`` until it was dropped (residents only when waited for); the last two have file
+        -1 and offset 0. Times are those of `time.monotonic_ns`. The newest 131,072 requests and
+        as many others are kept; ``trace_dropped`` in `stats` counts the rest.
+        """
 
     @property
     def arena(self) -> Arena:
@@ -216,6 +264,73 @@ class Arena:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@type_check_only
+class _Measured(TypedDict):
+    engine: str
+    features: list[str]
+    refusals: list[tuple[str, str]]
+    bytes: int
+    cached_bytes: int
+    requests: int
+    seconds: float
+    cpu_seconds: float
+    latency_p50_ns: int
+    latency_p99_ns: int
+    latency_p999_ns: int
+    latency_max_ns: int
+    arena_resident_bytes: int
+    huge_page_bytes: int
+    sampled_pages: int
+    cached_pages: int
+
+def bench_io(
+    paths: Sequence[str | PathLike[str]],
+    *,
+    engine: str = "auto",
+    block_bytes: int = ...,
+    queue_depth: int = 8,
+    pages: str = "huge",
+    cache: str = "cold",
+    total_bytes: int | None = None,
+    requests: Sequence[tuple[int, int, int]] | None = None,
+    throttle_gbps: float | None = None,
+    latency_us: int = 0,
+    page_cache: bool = True,
+    registered_buffers: bool = True,
+) -> _Measured:
+    """Read as fast as an engine can, and measure it; Ctrl-C ends it.
+
+    Blocks are read in the order of the files, into memory for ``queue_depth`` of them that is
+    touched beforehand.
+
+    Args:
+        paths: The files.
+        engine: ``"auto"``, ``"uring"``, ``"direct"``, ``"buffered"`` or ``"mmap"``.
+        block_bytes: Bytes of a read, 8 MiB by default; a multiple of the engine's alignment.
+        queue_depth: Reads in flight; of all engines but uring, also threads (at most 8).
+        pages: Of the memory: ``"huge"``, or ``"4k"`` to see what huge ones are good for.
+        cache: ``"cold"`` clears the files from the page cache first; ``"warm"`` takes them as they
+            are.
+        total_bytes: Bytes in all, beginning again after the last file; by default all files once.
+        requests: ``(file, offset, nbytes)`` to read instead, in this order.
+        throttle_gbps: Pretend to a disk of so many 10^9 bytes a second.
+        latency_us: Pretend that every read takes so long at least.
+        page_cache: Whether what is in the page cache may be taken from there.
+        registered_buffers: Whether uring registers the memory with the kernel.
+
+    Returns:
+        The engine that read, what it made use of, and the preferred ones that could not be used
+        with the reasons. ``bytes`` asked for, and how many of all read came from the page cache;
+        seconds, from the first read's start to the last one's end, and of processor time of the
+        whole process meanwhile; the reads' latencies in nanoseconds; how much of the memory is in
+        huge pages, in bytes; how many of the sampled pages are in the page cache afterwards.
+
+    Raises:
+        ValueError: for an argument that makes no sense.
+        AirLLMError: if a file stays in the page cache, or the engine cannot read the files.
+        OSError: if a file cannot be read.
+    """
+
 def gather_rows(
     path: str | PathLike[str],
     offset: int,
@@ -238,4 +353,7 @@ def gather_rows(
     """
 
 def probe_engines(path: str | PathLike[str]) -> list[tuple[str, bool, str | None, int]]:
-    """Return (engine, whether it can read this file, why not, its alignment) for every engine."""
+    """Return (engine, whether it can read this file, why not, its alignment) for every engine.
+
+    Of one that can, the third is None or what is to be known about it.
+    """

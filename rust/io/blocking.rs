@@ -10,6 +10,10 @@ use crate::io::transfer::{Step, Transfer};
 /// # Safety
 /// The request's memory is valid and nobody else's meanwhile.
 pub(crate) unsafe fn read(source: &Source, request: ReadRequest) -> Result<usize, Error> {
+    // SAFETY: the caller's promise.
+    if let Some(nbytes) = unsafe { source.read_hot(&request) } {
+        return Ok(nbytes);
+    }
     let mut transfer = Transfer::new(request);
     let result = loop {
         let (ptr, nbytes) = (transfer.ptr(), transfer.nbytes());

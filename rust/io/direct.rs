@@ -69,11 +69,30 @@ pub(crate) fn source(path: &Path, engine: &'static str) -> Result<Source, Error>
     })
 }
 
+/// Open files past the page cache, for `engine`; `has_residue` says that they come into it even so.
+pub(crate) fn sources(
+    paths: &[PathBuf],
+    engine: &'static str,
+    has_residue: bool,
+    options: &IoOptions,
+) -> Result<Vec<Source>, Error> {
+    let open = |path: &PathBuf| {
+        let mut source = source(path, engine)?;
+        source.is_cached = has_residue;
+        if options.page_cache {
+            source.look();
+        }
+        Ok(source)
+    };
+    paths.iter().map(open).collect()
+}
+
 /// The engine over `paths`.
-pub(crate) fn open(paths: &[PathBuf], options: &IoOptions) -> Result<Pool, Error> {
-    let sources = paths
-        .iter()
-        .map(|path| source(path, NAME))
-        .collect::<Result<_, _>>()?;
+pub(crate) fn open(
+    paths: &[PathBuf],
+    has_residue: bool,
+    options: &IoOptions,
+) -> Result<Pool, Error> {
+    let sources = sources(paths, NAME, has_residue, options)?;
     Pool::new(NAME, sources, options.queue_depth)
 }

@@ -1,4 +1,4 @@
-//! Threads that each read one request at a time: the body of `direct` and `buffered`.
+//! Threads that each read one request at a time: the body of `direct`, `buffered` and `mmap`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::error::Error;
 use crate::io::source::Source;
-use crate::io::{Completion, IoEngine, ReadRequest, Waker, blocking, check_request};
+use crate::io::{Completion, IoEngine, PAGE_CACHE, ReadRequest, Waker, blocking, check_request};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 // More threads gain nothing at reads of megabytes.
@@ -25,7 +25,7 @@ enum Event {
 pub(crate) struct Pool {
     name: &'static str,
     alignment: usize,
-    files: usize,
+    sources: Arc<Vec<Source>>,
     in_flight: usize,
     requests: Option<Sender<ReadRequest>>,
     // Of requests that no thread has begun: emptied on drop.
@@ -68,10 +68,11 @@ impl Pool {
             is_set: AtomicBool::new(false),
             events: ended.clone(),
         };
+        let sources = Arc::new(sources);
         let mut pool = Self {
             name,
             alignment,
-            files: sources.len(),
+            sources: Arc::clone(&sources),
             in_flight: 0,
             requests: Some(requests),
             queued,
@@ -79,7 +80,6 @@ impl Pool {
             waker: Arc::new(waker),
             threads: Vec::new(),
         };
-        let sources = Arc::new(sources);
         for number in 0..queue_depth.min(MAX_THREADS) {
             let (sources, queued, ended) =
                 (Arc::clone(&sources), pool.queued.clone(), ended.clone());
@@ -139,7 +139,7 @@ impl IoEngine for Pool {
     }
 
     fn submit(&mut self, request: ReadRequest) -> Result<(), Error> {
-        check_request(&request, self.alignment, self.files)?;
+        check_request(&request, self.alignment, self.sources.len())?;
         let requests = self.requests.as_ref().expect("taken on drop only");
         requests.send(request).map_err(|_| Error::WorkerPanicked)?;
         self.in_flight += 1;
@@ -167,6 +167,15 @@ impl IoEngine for Pool {
 
     fn waker(&self) -> Arc<dyn Waker> {
         Arc::clone(&self.waker) as _
+    }
+
+    fn features(&self) -> Vec<&'static str> {
+        let is_hot = self.sources.iter().any(Source::is_hot);
+        is_hot.then_some(PAGE_CACHE).into_iter().collect()
+    }
+
+    fn cached_bytes(&self) -> u64 {
+        self.sources.iter().map(Source::cached_bytes).sum()
     }
 }
 

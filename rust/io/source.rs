@@ -1,10 +1,14 @@
-//! One opened file, read past the page cache or through it.
+//! One opened file, read past the page cache, through it or from a mapping.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::io::ReadRequest;
+#[cfg(unix)]
+use crate::io::mmap::Mapping;
+use crate::io::page_cache::{self, Hot};
 use crate::io::transfer::ReadFile;
 
 /// One opened file.
@@ -17,6 +21,11 @@ pub(crate) struct Source {
     pub(crate) alignment: usize,
     /// Whether what was read is to be cleared from the page cache.
     pub(crate) is_cached: bool,
+    /// The page cache, if the file was there.
+    pub(crate) hot: Option<Hot>,
+    /// The `mmap` engine's.
+    #[cfg(unix)]
+    pub(crate) mapping: Option<Mapping>,
 }
 
 impl Source {
@@ -33,7 +42,37 @@ impl Source {
             engine,
             alignment,
             is_cached,
+            hot: None,
+            #[cfg(unix)]
+            mapping: None,
         }
+    }
+
+    /// Look whether the file is in the page cache; it is then read from there.
+    pub(crate) fn look(&mut self) {
+        self.hot = Hot::open(&self.path, &self.file);
+    }
+
+    /// Whether a read is worth trying in the page cache first.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.hot.as_ref().is_some_and(Hot::is_on)
+    }
+
+    /// Bytes that came from the page cache though the engine reads past it.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        self.hot.as_ref().map_or(0, Hot::cached_bytes)
+    }
+
+    /// What a request needs, if the page cache has all of it: so many bytes.
+    ///
+    /// # Safety
+    /// The request's memory is valid and nobody else's meanwhile.
+    pub(crate) unsafe fn read_hot(&self, request: &ReadRequest) -> Option<usize> {
+        let hot = self.hot.as_ref().filter(|hot| hot.is_on())?;
+        let (ptr, needed) = (request.buffer.ptr, request.needed);
+        // SAFETY: the caller's promise; no request needs more than it has room for.
+        let is_hit = unsafe { hot.read(ptr, needed, request.offset) };
+        is_hit.then_some(needed)
     }
 
     /// One read of the kernel's: short, interrupted or refused as it pleases.
@@ -46,6 +85,12 @@ impl Source {
         nbytes: usize,
         offset: u64,
     ) -> io::Result<usize> {
+        #[cfg(unix)]
+        if let Some(mapping) = &self.mapping {
+            let file_nbytes = self.nbytes()?;
+            // SAFETY: the caller's promise.
+            return Ok(unsafe { mapping.copy(ptr, nbytes, offset, file_nbytes) });
+        }
         // SAFETY: the caller's promise; any byte is a valid `u8`.
         let buffer = unsafe { std::slice::from_raw_parts_mut(ptr, nbytes) };
         #[cfg(unix)]
@@ -57,18 +102,10 @@ impl Source {
 
     /// Clear from the page cache what was read there.
     pub(crate) fn leave(&self, offset: u64, nbytes: usize) {
-        #[cfg(target_os = "linux")]
         if self.is_cached {
             // Whole pages: the first and the last may be a neighbour's too, who then reads them again.
-            let begin = offset / 4096 * 4096;
-            let end = (offset + nbytes as u64).next_multiple_of(4096);
-            let length = std::num::NonZeroU64::new(end - begin);
-            // A wish: the pages are clean and cost the kernel nothing to drop later.
-            let _ = rustix::fs::fadvise(&self.file, begin, length, rustix::fs::Advice::DontNeed);
+            page_cache::clear(&self.file, offset, nbytes as u64);
         }
-        // Not built here: others have no such call.
-        #[cfg(not(target_os = "linux"))]
-        let _ = (self.is_cached, offset, nbytes);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::io::{Completion, IoEngine, ReadRequest, Waker};
+use crate::io::{Buffer, Completion, IoEngine, ReadRequest, Waker};
 
 // A longer read than anybody waits for, which still can be added to the time.
 const SLOWEST: Duration = Duration::from_secs(1 << 20);
@@ -101,5 +101,17 @@ impl IoEngine for Throttle {
 
     fn waker(&self) -> Arc<dyn Waker> {
         self.inner.waker()
+    }
+
+    fn register(&mut self, memory: Buffer) {
+        self.inner.register(memory);
+    }
+
+    fn features(&self) -> Vec<&'static str> {
+        self.inner.features()
+    }
+
+    fn cached_bytes(&self) -> u64 {
+        self.inner.cached_bytes()
     }
 }

@@ -15,22 +15,32 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::error::Error;
 use crate::io::source::Source;
 use crate::io::transfer::{Step, Transfer};
-use crate::io::{Completion, IoEngine, IoOptions, ReadRequest, Waker, check_request, direct};
+use crate::io::{
+    Buffer, Completion, IoEngine, IoOptions, PAGE_CACHE, ReadRequest, Waker, check_request, direct,
+};
 
 /// The engine's name.
 pub(crate) const NAME: &str = "uring";
 
 // Of the entry that waits for the eventfd; requests have their index in `transfers`.
 const WAKE_TOKEN: u64 = u64::MAX;
+// The kernel registers no larger buffer.
+const MAX_REGISTERED: usize = 1 << 30;
 
 /// The engine.
 pub(crate) struct Uring {
     ring: IoUring,
     sources: Vec<Source>,
+    has_registered_files: bool,
+    wants_registered_buffers: bool,
+    // Each its start and end.
+    registered_buffers: Vec<(usize, usize)>,
     alignment: usize,
     // Reads in flight, by the token of their entries.
     transfers: Vec<Option<Transfer>>,
     unused: Vec<usize>,
+    // Tokens of reads that the page cache may have.
+    hot: VecDeque<usize>,
     // Entries that the kernel does not have yet.
     waiting: VecDeque<squeue::Entry>,
     // Reads that it has.
@@ -55,11 +65,12 @@ impl Waker for Bell {
 }
 
 impl Uring {
-    pub(crate) fn open(paths: &[PathBuf], options: &IoOptions) -> Result<Self, Error> {
-        let sources: Vec<Source> = paths
-            .iter()
-            .map(|path| direct::source(path, NAME))
-            .collect::<Result<_, _>>()?;
+    pub(crate) fn open(
+        paths: &[PathBuf],
+        has_residue: bool,
+        options: &IoOptions,
+    ) -> Result<Self, Error> {
+        let sources = direct::sources(paths, NAME, has_residue, options)?;
         let path = paths.first().map_or(Path::new(""), PathBuf::as_path);
         let unavailable = |what: &str, error: io::Error| Error::EngineUnavailable {
             engine: NAME,
@@ -70,7 +81,18 @@ impl Uring {
         let ring = build(entries).map_err(|error| unavailable("io_uring_setup", error))?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| unavailable("eventfd", errno.into()))?;
+        let files: Vec<_> = sources
+            .iter()
+            .map(|source| source.file.as_raw_fd())
+            .collect();
+        // Saves the kernel a look-up per read; without it the reads are the same.
+        let has_registered_files =
+            !files.is_empty() && ring.submitter().register_files(&files).is_ok();
         Ok(Self {
+            has_registered_files,
+            wants_registered_buffers: options.registered_buffers,
+            registered_buffers: Vec::new(),
+            hot: VecDeque::new(),
             reading: 0,
             most_reading: ring.params().cq_entries() as usize - 1,
             ring,
@@ -112,15 +134,52 @@ impl Uring {
 
     fn push_read(&mut self, token: usize) {
         let transfer = self.transfers[token].as_ref().expect("its token is in use");
-        let source = &self.sources[transfer.request().file as usize];
-        let fd = Fd(source.file.as_raw_fd());
+        let file = transfer.request().file;
+        let (fd, flags) = if self.has_registered_files {
+            (Fd(file as i32), squeue::Flags::FIXED_FILE)
+        } else {
+            let fd = self.sources[file as usize].file.as_raw_fd();
+            (Fd(fd), squeue::Flags::empty())
+        };
         // At most 1 GiB, says the transfer.
-        let read = opcode::Read::new(fd, transfer.ptr(), transfer.nbytes() as u32);
-        let entry = read
-            .offset(transfer.offset())
-            .build()
-            .user_data(token as u64);
-        self.waiting.push_back(entry);
+        let (ptr, nbytes, offset) = (transfer.ptr(), transfer.nbytes(), transfer.offset());
+        let entry = match self.registered_buffer(ptr.addr(), nbytes) {
+            Some(index) => opcode::ReadFixed::new(fd, ptr, nbytes as u32, index)
+                .offset(offset)
+                .build(),
+            None => opcode::Read::new(fd, ptr, nbytes as u32)
+                .offset(offset)
+                .build(),
+        };
+        self.waiting
+            .push_back(entry.flags(flags).user_data(token as u64));
+    }
+
+    // The registered buffer that a read lies in.
+    fn registered_buffer(&self, start: usize, nbytes: usize) -> Option<u16> {
+        let is_around = |&(begin, end): &(usize, usize)| begin <= start && start + nbytes <= end;
+        let index = self.registered_buffers.iter().position(is_around)?;
+        u16::try_from(index).ok()
+    }
+
+    // Take a read from the page cache, or else give it to the kernel.
+    fn read_hot(&mut self, token: usize, done: &mut Vec<Completion>) {
+        let transfer = self.transfers[token].as_ref().expect("its token is in use");
+        let request = transfer.request();
+        // SAFETY: the memory of a read is promised until its completion; the kernel has none of it.
+        let found = unsafe { self.sources[request.file as usize].read_hot(request) };
+        match found {
+            Some(nbytes) => self.complete(token, Ok(nbytes), done),
+            None => self.push_read(token),
+        }
+    }
+
+    fn complete(&mut self, token: usize, result: Result<usize, Error>, done: &mut Vec<Completion>) {
+        if let Some(transfer) = self.transfers[token].take() {
+            let token = transfer.request().token;
+            done.push(Completion { token, result });
+        }
+        self.unused.push(token);
     }
 
     fn arm_bell(&mut self) {
@@ -199,18 +258,19 @@ impl Uring {
                 Step::Done(nbytes) => Ok(nbytes),
                 Step::Failed(error) => Err(error),
             };
-            done.push(Completion {
-                token: transfer.request().token,
-                result,
-            });
-            self.transfers[token] = None;
-            self.unused.push(token);
+            let request = transfer.request();
+            source.leave(request.offset, request.buffer.nbytes);
+            self.complete(token, result, done);
         }
         is_woken
     }
 
     // Forget reads that the kernel does not have.
     fn forget_waiting(&mut self) {
+        for token in std::mem::take(&mut self.hot) {
+            self.transfers[token] = None;
+            self.unused.push(token);
+        }
         for entry in std::mem::take(&mut self.waiting) {
             if entry.get_user_data() != WAKE_TOKEN {
                 let token = entry.get_user_data() as usize;
@@ -260,6 +320,11 @@ impl IoEngine for Uring {
             self.transfers.len() - 1
         });
         self.transfers[token] = Some(Transfer::new(request));
+        if self.sources[request.file as usize].is_hot() {
+            // Copied by `wait`: many submits in a row would keep the first bytes back.
+            self.hot.push_back(token);
+            return Ok(());
+        }
         self.push_read(token);
         self.enter(0, None)
     }
@@ -272,6 +337,12 @@ impl IoEngine for Uring {
         let mut has_looked = false;
         loop {
             let is_woken = self.reap(done);
+            while !is_woken
+                && done.len() == before
+                && let Some(token) = self.hot.pop_front()
+            {
+                self.read_hot(token, done);
+            }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let is_late = has_looked && left == Some(Duration::ZERO);
             if is_woken || is_late || done.len() > before {
@@ -294,11 +365,60 @@ impl IoEngine for Uring {
     fn waker(&self) -> Arc<dyn Waker> {
         Arc::clone(&self.bell) as _
     }
+
+    fn register(&mut self, memory: Buffer) {
+        if !self.wants_registered_buffers || self.own().is_err() {
+            return;
+        }
+        if !std::mem::take(&mut self.registered_buffers).is_empty() {
+            let _ = self.ring.submitter().unregister_buffers();
+        }
+        let begin = memory.ptr.addr();
+        let end = begin + memory.nbytes;
+        let parts: Vec<_> = (begin..end)
+            .step_by(MAX_REGISTERED)
+            .map(|at| (at, end.min(at + MAX_REGISTERED)))
+            .collect();
+        let vectors: Vec<_> = parts
+            .iter()
+            .map(|&(at, end)| libc::iovec {
+                iov_base: memory.ptr.wrapping_add(at - begin).cast(),
+                iov_len: end - at,
+            })
+            .collect();
+        // SAFETY: the caller promises the memory to the engine while it lives; the kernel holds its
+        // pages by itself.
+        let registered = unsafe { self.ring.submitter().register_buffers(&vectors) };
+        if registered.is_ok() {
+            self.registered_buffers = parts;
+        }
+    }
+
+    fn features(&self) -> Vec<&'static str> {
+        [
+            ("registered files", self.has_registered_files),
+            ("registered buffers", !self.registered_buffers.is_empty()),
+            (PAGE_CACHE, self.sources.iter().any(Source::is_hot)),
+        ]
+        .into_iter()
+        .filter_map(|(name, is_used)| is_used.then_some(name))
+        .collect()
+    }
+
+    fn cached_bytes(&self) -> u64 {
+        self.sources.iter().map(Source::cached_bytes).sum()
+    }
 }
 
 impl Drop for Uring {
     fn drop(&mut self) {
         self.drain();
+        // The kernel takes a closed ring apart when it has time; files and pages go back now.
+        if self.process == std::process::id() {
+            let submitter = self.ring.submitter();
+            let _ = submitter.unregister_files();
+            let _ = submitter.unregister_buffers();
+        }
     }
 }
 
@@ -329,6 +449,7 @@ fn failed(error: &io::Error) -> Error {
 fn reason(what: &str, error: &io::Error) -> String {
     let why = match error.raw_os_error() {
         Some(libc::ENOSYS) => "; this kernel has no io_uring",
+        Some(libc::ENOMEM) => "; `ulimit -l` is small, or used up",
         Some(libc::EPERM | libc::EACCES) => {
             "; a container's seccomp profile or kernel.io_uring_disabled forbids it"
         }

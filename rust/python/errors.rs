@@ -83,6 +83,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
         Error::WorkerPanicked => WorkerPanicked::new_err(message),
         Error::ConsumerBusy | Error::Closed | Error::Forked => PyRuntimeError::new_err(message),
         Error::EngineUnavailable { .. }
+        | Error::NotCold { .. }
         | Error::EngineFailed { .. }
         | Error::BadRequest { .. }
         | Error::ShortCompletion { .. }

@@ -1,5 +1,6 @@
 //! The boundary to Python: converts, detaches, calls, converts back.
 
+mod bench;
 mod buffer;
 mod checkpoint;
 mod errors;
@@ -38,6 +39,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffer::PyLease>()?;
     module.add_class::<checkpoint::PyCheckpoint>()?;
     module.add_class::<readahead::PyReadahead>()?;
+    module.add_function(wrap_pyfunction!(bench::bench_io, module)?)?;
     module.add_function(wrap_pyfunction!(probe_engines, module)?)?;
     module.add_function(wrap_pyfunction!(rows::gather_rows, module)?)?;
     module.add("AirLLMError", py.get_type::<errors::AirLLMError>())?;

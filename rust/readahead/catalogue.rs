@@ -10,8 +10,31 @@ use crate::readahead::ring::Ring;
 pub(crate) struct Unit {
     pub(crate) name: String,
     pub(crate) layout: UnitLayout,
+    /// The devices it lies on.
+    pub(crate) devices: DeviceSet,
     // Index into the residents, for units that were residents at first.
     resident: Option<u32>,
+}
+
+/// Some of the devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DeviceSet(u64);
+
+impl DeviceSet {
+    /// Devices that are told apart; any further one counts as the last of them.
+    pub(crate) const MOST: usize = 64;
+
+    pub(crate) fn insert(&mut self, device: usize) {
+        self.0 |= 1 << device;
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
 }
 
 /// All units. Fixed, but for the words of the residents.
@@ -19,19 +42,32 @@ pub(crate) struct Unit {
 pub(crate) struct Catalogue {
     units: Box<[Unit]>,
     residents: Box<[Resident]>,
+    // Of each file.
+    devices: Box<[usize]>,
+    device_count: usize,
 }
 
 impl Catalogue {
     /// The units with their names and layouts; `residents` lie one after the other from the start
-    /// of the arena, up to the offset that comes back too.
+    /// of the arena, up to the offset that comes back too. `devices` says where each file lies.
     pub(crate) fn new(
         units: Vec<(String, UnitLayout)>,
         residents: &[u32],
+        devices: &[u32],
     ) -> Result<(Self, usize), Error> {
+        let (devices, device_count) = number(devices);
+        let devices_of = |layout: &UnitLayout| {
+            let mut set = DeviceSet::default();
+            for read in layout.reads() {
+                set.insert(devices.get(read.extent.file as usize).copied().unwrap_or(0));
+            }
+            set
+        };
         let mut units: Box<[Unit]> = units
             .into_iter()
             .map(|(name, layout)| Unit {
                 name,
+                devices: devices_of(&layout),
                 layout,
                 resident: None,
             })
@@ -57,6 +93,8 @@ impl Catalogue {
             Self {
                 units,
                 residents: places.into(),
+                devices,
+                device_count,
             },
             end,
         ))
@@ -77,6 +115,23 @@ impl Catalogue {
         self.units
             .get(unit as usize)
             .map_or(0, |unit| unit.layout.nbytes())
+    }
+
+    /// The devices a unit lies on; none if it has no bytes.
+    pub(crate) fn devices(&self, unit: u32) -> DeviceSet {
+        self.units
+            .get(unit as usize)
+            .map_or(DeviceSet::default(), |unit| unit.devices)
+    }
+
+    /// The device of a file, from 0.
+    pub(crate) fn device(&self, file: u32) -> usize {
+        self.devices.get(file as usize).copied().unwrap_or(0)
+    }
+
+    /// How many devices there are; at least one.
+    pub(crate) fn device_count(&self) -> usize {
+        self.device_count
     }
 
     pub(crate) fn name(&self, unit: u32) -> String {
@@ -112,4 +167,21 @@ impl Catalogue {
                 .iter()
                 .all(|resident| resident.state() == ResidentState::Loaded)
     }
+}
+
+// Number devices in the order in which they come first.
+fn number(devices: &[u32]) -> (Box<[usize]>, usize) {
+    let mut known = Vec::new();
+    let numbers = devices
+        .iter()
+        .map(|device| {
+            let found = known.iter().position(|other| other == device);
+            let number = found.unwrap_or(known.len());
+            if found.is_none() && known.len() < DeviceSet::MOST {
+                known.push(*device);
+            }
+            number.min(DeviceSet::MOST - 1)
+        })
+        .collect();
+    (numbers, known.len().max(1))
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::readahead::ring::Ring;
 use crate::readahead::shared::Shared;
 use crate::readahead::state::Target;
+use crate::readahead::trace::EventKind;
 use crate::sync::Arc;
 
 /// The bytes of one unit. They stay where they are until the lease is dropped, also after the
@@ -14,6 +15,8 @@ pub struct Lease {
     unit: u32,
     place: usize,
     claim: Target,
+    // 0 where its end is not recorded.
+    taken_ns: u64,
 }
 
 impl Lease {
@@ -24,7 +27,14 @@ impl Lease {
             unit,
             place,
             claim,
+            taken_ns: 0,
         }
+    }
+
+    /// Record it, from now on.
+    pub(crate) fn traced(mut self) -> Self {
+        self.taken_ns = self.shared.trace_ns();
+        self
     }
 
     /// The unit.
@@ -83,6 +93,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if self.shared.is_forked() {
             return;
+        }
+        if self.taken_ns != 0
+            && let Some(trace) = &self.shared.trace
+        {
+            trace.note_use(EventKind::Lease, self.unit, self.nbytes(), self.taken_ns);
         }
         match self.claim {
             Target::Slot(sequence) => {

@@ -217,8 +217,11 @@ fn readahead(ring_bytes: usize, fails: bool) -> Readahead {
         .collect();
     let options = Options {
         ring_bytes,
-        request_bytes: 4096,
+        // Two requests a unit: one may be in flight while the other waits.
+        request_bytes: 2048,
         queue_depth: 1,
+        trace: true,
+        ..Options::default()
     };
     let opener = move || {
         let parker = std::sync::Arc::new(Parker::default());
@@ -230,6 +233,7 @@ fn readahead(ring_bytes: usize, fails: bool) -> Readahead {
         Ok(Source {
             engine,
             identity: Box::new(|| Ok(())),
+            devices: Vec::new(),
         })
     };
     Readahead::new(units, &[], options, Box::new(opener)).expect("two units fit")
@@ -248,6 +252,19 @@ fn a_waiting_consumer_is_told_and_a_waiting_thread_too() {
         let readahead = readahead(4096, false);
         readahead.schedule(&[0, 1], false).expect("both fit");
         for unit in [0, 1] {
+            drop(readahead.take(unit).expect("the unit comes"));
+        }
+        readahead.close();
+    });
+}
+
+#[test]
+fn a_schedule_replaced_while_it_is_read_leads_to_its_units_whole() {
+    explore_whole(|| {
+        let readahead = readahead(4096, false);
+        readahead.schedule(&[0], true).expect("it fits");
+        readahead.schedule(&[1, 0], false).expect("both fit");
+        for unit in [1, 0] {
             drop(readahead.take(unit).expect("the unit comes"));
         }
         readahead.close();

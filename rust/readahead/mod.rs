@@ -6,11 +6,14 @@
 
 mod bell;
 mod catalogue;
+mod clock;
 mod consumer;
 mod fork;
 mod lease;
 #[cfg(all(test, loom))]
 mod loom;
+mod options;
+mod queue;
 mod resident;
 pub mod ring;
 pub mod schedule;
@@ -18,6 +21,8 @@ mod shared;
 mod slot;
 mod state;
 mod stats;
+mod trace;
+pub mod tuner;
 mod window;
 mod worker;
 
@@ -27,68 +32,28 @@ use std::time::{Duration, Instant};
 
 pub use crate::readahead::consumer::{Consumer, Silence};
 pub use crate::readahead::lease::Lease;
-pub use crate::readahead::stats::Stats;
+pub use crate::readahead::options::{Identity, Opener, Options, Source, Unit};
+pub use crate::readahead::stats::{DeviceStats, Stats};
+pub use crate::readahead::trace::{Event, EventKind};
 
 use crate::arena::Arena;
 use crate::error::Error;
-use crate::extent::{Part, UnitLayout};
-use crate::io::IoEngine;
+use crate::extent::UnitLayout;
 use crate::readahead::catalogue::Catalogue;
 use crate::readahead::resident::ResidentState;
 use crate::readahead::ring::{GRAIN, Ring};
 use crate::readahead::shared::Shared;
 use crate::readahead::slot::Slots;
 use crate::readahead::state::{Halt, State, Thread};
+use crate::readahead::trace::Trace;
 use crate::readahead::window::Window;
-use crate::readahead::worker::{Identity, Producer};
+use crate::readahead::worker::Producer;
 use crate::sync::{Arc, Mutex, MutexGuard, thread};
 
 // Units ahead of the consumer, however small they are.
 const WINDOW: usize = 1024;
 // How long `close` waits for the device.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
-
-/// How to read ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Memory for streamed units. Default 192 MiB; at least the largest unit that is scheduled, 0
-    /// if none ever is.
-    pub ring_bytes: usize,
-    /// Longest read. Default 8 MiB; at least the engine's alignment, to which it is rounded.
-    pub request_bytes: usize,
-    /// Reads in flight. Default 8, at least 1.
-    pub queue_depth: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            ring_bytes: 192 << 20,
-            request_bytes: 8 << 20,
-            queue_depth: 8,
-        }
-    }
-}
-
-/// A unit as it lies in the files.
-#[derive(Clone, Debug, Default)]
-pub struct Unit {
-    /// What messages call it.
-    pub name: String,
-    /// Its parts, in the order in which `offsets` tells where they are.
-    pub parts: Vec<Part>,
-}
-
-/// An engine with the opened files, and whether they are still what they were.
-pub struct Source {
-    /// Reads the files.
-    pub engine: Box<dyn IoEngine>,
-    /// Fails with `CheckpointChanged` once a file is not what it was when it was opened.
-    pub identity: Box<Identity>,
-}
-
-/// Opens the files, at first and again when the thread is needed after it had ended.
-pub type Opener = dyn Fn() -> Result<Source, Error> + Send + Sync;
 
 /// How a readahead was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,23 +92,24 @@ impl Readahead {
         options: Options,
         opener: Box<Opener>,
     ) -> Result<Self, Error> {
+        options.check()?;
         let source = opener()?;
         let alignment = source.engine.alignment();
         let units = units
             .into_iter()
             .map(|unit| Ok((unit.name, UnitLayout::new(&unit.parts, alignment)?)))
             .collect::<Result<Vec<_>, Error>>()?;
-        let (catalogue, ring_start) = Catalogue::new(units, residents)?;
-        let ring_bytes = options.ring_bytes - options.ring_bytes % GRAIN;
+        let (catalogue, ring_start) = Catalogue::new(units, residents, &source.devices)?;
+        let ring_bytes = options.ring_grains();
         let arena_bytes = ring_start
             .checked_add(ring_bytes)
             .ok_or(Error::ArenaTooLarge { needed: u64::MAX })?;
-        let slots = Arc::new(Slots::new(WINDOW));
-        let window = Window::new(Arc::clone(&slots), ring_bytes);
+        let window = Window::new(Arc::new(Slots::new(WINDOW)), ring_bytes);
         let state = State::new(window, residents.len());
         let arena = Arena::new(arena_bytes.max(GRAIN))?;
+        let trace = options.trace.then(Trace::new);
         let readahead = Self {
-            shared: Arc::new(Shared::new(arena, catalogue, ring_start, slots, state)),
+            shared: Arc::new(Shared::new(arena, catalogue, ring_start, state, trace)),
             options,
             opener,
             engine_name: source.engine.name(),
@@ -184,7 +150,9 @@ impl Readahead {
     /// When a unit does not exist or is larger than the ring.
     pub fn demand(&self, units: &[u32]) -> Result<(), Error> {
         self.check(units)?;
-        self.ensure_thread(&mut self.worker())?;
+        // Held to the end: an eviction in between would leave the units without a thread.
+        let mut worker = self.worker();
+        self.ensure_thread(&mut worker)?;
         let mut state = self.shared.lock();
         state.schedule.demand(units.iter().copied());
         drop(state);
@@ -274,7 +242,23 @@ impl Readahead {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.counters.sample_memory();
-        self.shared.counters.snapshot()
+        let mut stats = self.shared.counters.snapshot();
+        stats.trace_dropped = self.shared.trace.as_ref().map_or(0, Trace::dropped);
+        stats
+    }
+
+    /// What was recorded since the last call, by the beginnings of the events; none without
+    /// [`Options::trace`].
+    #[must_use]
+    pub fn trace(&self) -> Vec<Event> {
+        // A forked copy has no events of its own, and maybe a lock that nobody opens any more.
+        if self.shared.is_forked() {
+            return Vec::new();
+        }
+        self.shared
+            .trace
+            .as_ref()
+            .map_or_else(Vec::new, Trace::drain)
     }
 
     /// The engine's name.
@@ -356,7 +340,13 @@ impl Readahead {
         }
         drop(state);
         worker.join();
-        self.start(worker, (self.opener)()?)
+        let source = (self.opener)()?;
+        // Of files that were closed meanwhile.
+        if let Err(error) = (source.identity)() {
+            self.shared.stop(Halt::of_changed_files(&error));
+            return Err(error);
+        }
+        self.start(worker, source)
     }
 
     fn start(&self, worker: &mut Worker, source: Source) -> Result<(), Error> {
@@ -407,7 +397,7 @@ impl Readahead {
 
     fn check_size(&self, unit: u32) -> Result<(), Error> {
         let needed = Ring::footprint(self.shared.catalogue.nbytes(unit));
-        let ring = self.options.ring_bytes - self.options.ring_bytes % GRAIN;
+        let ring = self.options.ring_grains();
         if needed > ring {
             return Err(Error::UnitTooLarge {
                 unit: self.name(unit),

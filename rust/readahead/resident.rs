@@ -1,6 +1,6 @@
 //! Units that stay in memory: where each lies, whether it is there, and how many leases look at it.
 
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Where a resident stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,14 +29,15 @@ const STATES: [ResidentState; 6] = [
     ResidentState::Evicted,
 ];
 
-const LEASE: u32 = 1 << 8;
+// Of 56 bits for the number of leases: no program can have so many.
+const LEASE: u64 = 1 << 8;
 
 /// One resident. Its word is the number of leases << 8 | state.
 #[derive(Debug)]
 pub(crate) struct Resident {
     unit: u32,
     place: usize,
-    word: AtomicU32,
+    word: AtomicU64,
 }
 
 impl Resident {
@@ -46,7 +47,7 @@ impl Resident {
         Self {
             unit,
             place,
-            word: AtomicU32::new(ResidentState::Unloaded as u32),
+            word: AtomicU64::new(ResidentState::Unloaded as u64),
         }
     }
 
@@ -73,14 +74,14 @@ impl Resident {
     pub(crate) fn pass(&self, from: ResidentState, to: ResidentState) -> bool {
         // Release: loaded bytes before `Loaded`. Acquire: bytes that leases used before `Evicted`.
         self.word
-            .compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(from as u64, to as u64, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
     /// Count a lease; false if the bytes are not there.
     pub(crate) fn lease(&self) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
-        while word & 0xff == ResidentState::Loaded as u32 {
+        while word & 0xff == ResidentState::Loaded as u64 {
             // Acquire pairs with the Release in `pass`: the bytes are there.
             match self.word.compare_exchange_weak(
                 word,

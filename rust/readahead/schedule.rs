@@ -72,6 +72,17 @@ impl Schedule {
         })
     }
 
+    /// The units of the next lap, what was demanded or pushed back before them; the first is what
+    /// [`peek`](Self::peek) shows.
+    pub fn upcoming(&self) -> impl Iterator<Item = u32> {
+        let lap = self.position..self.position + self.order.len() as u64;
+        let planned = lap
+            .filter(|position| !self.early.contains(position))
+            .map_while(|position| self.at(position));
+        let urgent = self.demanded.iter().chain(&self.returned).copied();
+        urgent.chain(planned)
+    }
+
     /// Take what [`peek`](Self::peek) showed off the queue; true if that ended a cycle.
     pub fn advance(&mut self) -> bool {
         if self.demanded.pop_front().is_some() || self.returned.pop_front().is_some() {
@@ -114,8 +125,12 @@ impl Schedule {
     }
 
     fn find_planned(&self, unit: u32) -> Option<u64> {
-        // Two laps: every turn of this one may have been promoted.
-        let end = self.position + 2 * self.order.len() as u64;
+        if !self.order.contains(&unit) {
+            return None;
+        }
+        // Each promoted turn may be the only one of its lap.
+        let laps = self.early.len() as u64 + 2;
+        let end = self.position + laps * self.order.len() as u64;
         (self.position..end)
             .find(|position| self.at(*position) == Some(unit) && !self.early.contains(position))
     }

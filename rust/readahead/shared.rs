@@ -5,11 +5,13 @@ use crate::error::Error;
 use crate::io::Waker;
 use crate::readahead::bell::Bell;
 use crate::readahead::catalogue::Catalogue;
+use crate::readahead::clock;
 use crate::readahead::fork;
 use crate::readahead::ring::Ring;
 use crate::readahead::slot::Slots;
 use crate::readahead::state::{Halt, State};
 use crate::readahead::stats::Counters;
+use crate::readahead::trace::Trace;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
@@ -21,8 +23,11 @@ pub(crate) struct Shared {
     pub(crate) slots: Arc<Slots>,
     pub(crate) bell: Bell,
     pub(crate) counters: Counters,
-    /// The consumer's guess of the next sequence number; changed by the holder of `consuming`.
-    pub(crate) expected: AtomicU64,
+    /// The consumer's guesses of the next sequence number, the latest used first: one for the
+    /// plan, one for demands between. Changed by the holder of `consuming`.
+    pub(crate) expected: [AtomicU64; 2],
+    /// Where everything is recorded, if somebody wants it.
+    pub(crate) trace: Option<Trace>,
     /// Somebody is consuming.
     pub(crate) consuming: AtomicBool,
     /// Told whenever the state changed in a way that somebody may wait for.
@@ -38,17 +43,19 @@ impl Shared {
         arena: Arena,
         catalogue: Catalogue,
         ring_start: usize,
-        slots: Arc<Slots>,
         state: State,
+        trace: Option<Trace>,
     ) -> Self {
+        let slots = Arc::clone(state.window.slots());
         Self {
             arena: Arc::new(arena),
+            counters: Counters::new(catalogue.device_count()),
             catalogue,
             ring_start,
             slots,
             bell: Bell::default(),
-            counters: Counters::new(),
-            expected: AtomicU64::new(0),
+            expected: [AtomicU64::new(0), AtomicU64::new(0)],
+            trace,
             consuming: AtomicBool::new(false),
             changed: Condvar::new(),
             halted: AtomicBool::new(false),
@@ -103,6 +110,15 @@ impl Shared {
             .waker
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = waker;
+    }
+
+    /// Now, if events are recorded, else 0.
+    pub(crate) fn trace_ns(&self) -> u64 {
+        if self.trace.is_some() {
+            clock::now_ns()
+        } else {
+            0
+        }
     }
 
     /// Wake the I/O thread, if there is one.

@@ -4,10 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 
 use crate::error::Error;
-use crate::readahead::catalogue::Catalogue;
+use crate::readahead::catalogue::{Catalogue, DeviceSet};
 use crate::readahead::resident::{Resident, ResidentState};
+use crate::readahead::ring::Ring;
 use crate::readahead::schedule::{Next, Schedule};
 use crate::readahead::slot::SlotState;
+use crate::readahead::tuner::Tuner;
 use crate::readahead::window::{Victims, Window};
 
 /// Where the bytes of a unit go.
@@ -26,6 +28,17 @@ pub(crate) struct Start {
     pub(crate) unit: u32,
     /// Start in the ring or, of a resident, in the arena.
     pub(crate) place: usize,
+    /// Before what was planned.
+    pub(crate) demanded: bool,
+}
+
+/// The devices whose queues have room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Appetite {
+    /// Counting all that waits.
+    pub(crate) planned: DeviceSet,
+    /// Counting only what was demanded.
+    pub(crate) demanded: DeviceSet,
 }
 
 /// Why nothing can be taken any more.
@@ -101,6 +114,12 @@ pub(crate) struct State {
     pub(crate) verdict: Option<Error>,
     pub(crate) halt: Option<Halt>,
     pub(crate) thread: Thread,
+    /// Something that was started may not be wanted any more.
+    pub(crate) is_stale: bool,
+    /// What the last thread knew about the devices.
+    pub(crate) tuners: Vec<Tuner>,
+    // The failed unit whose error was taken last: whoever asks again at once is served again.
+    retry: Option<u32>,
     unloaded: VecDeque<u32>,
     failures: HashMap<u32, Error>,
 }
@@ -114,6 +133,9 @@ impl State {
             verdict: None,
             halt: None,
             thread: Thread::Absent,
+            is_stale: false,
+            tuners: Vec::new(),
+            retry: None,
             unloaded: (0..).take(residents).collect(),
             failures: HashMap::new(),
         }
@@ -121,14 +143,21 @@ impl State {
 
     /// The next unit to read, and whether finding it ended a cycle of the schedule. In order of
     /// use; while the ring is full, the residents that are left.
-    pub(crate) fn next_start(&mut self, catalogue: &Catalogue) -> (Option<Start>, bool) {
+    ///
+    /// Units of a device whose queue is full are started only on the way to one of a device whose
+    /// queue is not: places in the ring are given in the order of use.
+    pub(crate) fn next_start(
+        &mut self,
+        catalogue: &Catalogue,
+        appetite: Appetite,
+    ) -> (Option<Start>, bool) {
         self.window.reclaim();
-        if self.halt.is_some() {
+        if self.halt.is_some() || appetite.demanded.is_empty() {
             return (None, false);
         }
         let wanted = self.wanted.and_then(|unit| catalogue.resident(unit));
         if let Some((index, _)) = wanted
-            && let Some(start) = load(catalogue, index)
+            && let Some(start) = load(catalogue, index, true)
         {
             return (Some(start), false);
         }
@@ -138,7 +167,20 @@ impl State {
             let Some(next) = self.schedule.peek() else {
                 break;
             };
+            let hungry = if next.demanded {
+                appetite.demanded
+            } else {
+                appetite.planned
+            };
+            if hungry.is_empty() {
+                break;
+            }
             let Some((index, _)) = catalogue.resident(next.unit) else {
+                let devices = catalogue.devices(next.unit);
+                let is_due = devices.is_empty() || devices.meets(hungry);
+                if !is_due && !self.leads_to(hungry, catalogue) {
+                    break;
+                }
                 match self.open(next, catalogue) {
                     Some(start) => {
                         wrapped |= self.schedule.advance();
@@ -148,16 +190,51 @@ impl State {
                 }
             };
             wrapped |= self.schedule.advance();
-            if let Some(start) = load(catalogue, index) {
+            if let Some(start) = load(catalogue, index, next.demanded) {
                 return (Some(start), wrapped);
             }
         }
-        while let Some(index) = self.unloaded.pop_front() {
-            if let Some(start) = load(catalogue, index) {
-                return (Some(start), wrapped);
+        (self.next_unloaded(catalogue, appetite.planned), wrapped)
+    }
+
+    // Whether a unit on one of those devices finds room behind those before it.
+    fn leads_to(&self, devices: DeviceSet, catalogue: &Catalogue) -> bool {
+        let (mut room, mut slots) = self.window.spare();
+        for unit in self.schedule.upcoming() {
+            if catalogue.resident(unit).is_some() {
+                continue;
+            }
+            let needed = Ring::footprint(catalogue.nbytes(unit));
+            if needed > room || slots == 0 {
+                return false;
+            }
+            if catalogue.devices(unit).meets(devices) {
+                return true;
+            }
+            room -= needed;
+            slots -= 1;
+        }
+        false
+    }
+
+    fn next_unloaded(&mut self, catalogue: &Catalogue, hungry: DeviceSet) -> Option<Start> {
+        if hungry.is_empty() {
+            return None;
+        }
+        let mut at = 0;
+        while let Some(&index) = self.unloaded.get(at) {
+            let resident = catalogue.residents().get(index as usize)?;
+            let devices = catalogue.devices(resident.unit());
+            if !devices.is_empty() && !devices.meets(hungry) {
+                at += 1;
+                continue;
+            }
+            self.unloaded.remove(at);
+            if let Some(start) = load(catalogue, index, false) {
+                return Some(start);
             }
         }
-        (None, wrapped)
+        None
     }
 
     /// Look for a unit; an error found is taken away with it.
@@ -179,11 +256,19 @@ impl State {
         }
         match self.window.find(unit) {
             Some((sequence, SlotState::Ready)) => Sight::Slot(sequence),
-            Some((sequence, SlotState::Failed)) => match self.window.take_error(sequence) {
-                Some(error) => Sight::Failed(error),
-                None => Sight::Coming,
-            },
+            Some((sequence, SlotState::Failed)) => {
+                self.retry = Some(unit);
+                match self.window.take_error(sequence) {
+                    Some(error) => Sight::Failed(error),
+                    None => Sight::Coming,
+                }
+            }
             Some(_) => Sight::Coming,
+            None if self.retry == Some(unit) => {
+                self.retry = None;
+                self.schedule.demand([unit]);
+                Sight::Pending
+            }
             None if self.schedule.contains(unit) => Sight::Pending,
             None => Sight::Unknown,
         }
@@ -218,6 +303,8 @@ impl State {
         let is_streamed = |unit: &&u32| catalogue.resident(**unit).is_none();
         let streamed: Vec<u32> = units.iter().filter(is_streamed).copied().collect();
         let matched = self.window.keep(&streamed, cyclic);
+        self.is_stale = true;
+        self.retry = None;
         let start = if matched == 0 {
             0
         } else {
@@ -261,6 +348,7 @@ impl State {
                 units: catalogue.names(held),
             });
         }
+        self.is_stale = true;
         Ok(passed
             .into_iter()
             .map(|(resident, (from, _))| (resident, from))
@@ -288,6 +376,7 @@ impl State {
                 target: Target::Slot(sequence),
                 unit: next.unit,
                 place,
+                demanded: next.demanded,
             });
         }
         let wanted = self.wanted?;
@@ -318,11 +407,12 @@ impl State {
             target: Target::Slot(sequence),
             unit,
             place,
+            demanded: true,
         })
     }
 }
 
-fn load(catalogue: &Catalogue, index: u32) -> Option<Start> {
+fn load(catalogue: &Catalogue, index: u32, demanded: bool) -> Option<Start> {
     let resident = catalogue.residents().get(index as usize)?;
     resident
         .pass(ResidentState::Unloaded, ResidentState::Loading)
@@ -330,5 +420,6 @@ fn load(catalogue: &Catalogue, index: u32) -> Option<Start> {
             target: Target::Resident(index),
             unit: resident.unit(),
             place: resident.place(),
+            demanded,
         })
 }

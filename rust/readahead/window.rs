@@ -50,9 +50,20 @@ impl Window {
         }
     }
 
+    /// The words of the slots.
+    pub(crate) fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
     /// Slots with reads on their way, wanted or not.
     pub(crate) fn filling(&self) -> usize {
         self.filling
+    }
+
+    /// Bytes and slots that are free, wherever they lie.
+    pub(crate) fn spare(&self) -> (usize, usize) {
+        let nbytes = self.ring.capacity() - self.ring.used();
+        (nbytes, self.slots.count() - self.entries.len())
     }
 
     /// The sequence number that the next slot gets.

@@ -1,34 +1,25 @@
 //! The I/O thread: it alone submits reads, and fills slots and residents.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use crate::error::Error;
 use crate::io::{Buffer, Completion, IoEngine, ReadRequest};
-use crate::readahead::Options;
+use crate::readahead::clock;
+use crate::readahead::options::{Identity, Options};
+use crate::readahead::queue::{Queue, Stretch};
+use crate::readahead::resident::ResidentState;
 use crate::readahead::shared::Shared;
-use crate::readahead::state::{Halt, Start, Target, Thread};
+use crate::readahead::slot::SlotState;
+use crate::readahead::state::{Appetite, Halt, Start, Target, Thread};
 use crate::readahead::stats::Counters;
 use crate::sync::Arc;
-
-/// Reports what changed in the opened files since they were opened.
-pub(crate) type Identity = dyn Fn() -> Result<(), Error> + Send + Sync;
-
-// A part of a unit, as large as one request may be.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    target: Target,
-    file: u32,
-    offset: u64,
-    place: usize,
-    nbytes: usize,
-    needed: usize,
-}
 
 #[derive(Debug)]
 struct Fill {
     unit: u32,
     place: usize,
-    pieces_left: usize,
+    // Waiting or in flight.
+    bytes_left: usize,
     error: Option<Error>,
 }
 
@@ -37,15 +28,15 @@ pub(crate) struct Producer {
     // Dropped before `shared`: with it end the reads into the arena.
     engine: Box<dyn IoEngine>,
     identity: Arc<Box<Identity>>,
-    request_bytes: usize,
-    queue_depth: usize,
-    // Not submitted yet; mostly of one unit.
-    pieces: VecDeque<Piece>,
-    // By token; the first is the oldest.
-    in_flight: VecDeque<(u64, Piece)>,
+    // One per device.
+    queues: Vec<Queue>,
     next_token: u64,
     fills: HashMap<Target, Fill>,
     done: Vec<Completion>,
+    // A cycle has ended: are the files still what they were?
+    is_check_due: bool,
+    // The schedule has more than there is room for.
+    is_held_up: bool,
     shared: Arc<Shared>,
 }
 
@@ -57,16 +48,22 @@ impl Producer {
         options: &Options,
     ) -> Self {
         let alignment = engine.alignment();
-        let request_bytes = options.request_bytes - options.request_bytes % alignment;
+        let mut tuners = std::mem::take(&mut shared.lock().tuners);
+        tuners.resize_with(shared.catalogue.device_count(), || options.tuner());
+        for (device, tuner) in tuners.iter().enumerate() {
+            shared.counters.note_tuner(device, tuner);
+        }
         Self {
             identity,
-            request_bytes: request_bytes.max(alignment),
-            queue_depth: options.queue_depth.max(1),
-            pieces: VecDeque::new(),
-            in_flight: VecDeque::new(),
+            queues: tuners
+                .into_iter()
+                .map(|tuner| Queue::new(tuner, alignment))
+                .collect(),
             next_token: 0,
             fills: HashMap::new(),
             done: Vec::new(),
+            is_check_due: false,
+            is_held_up: false,
             engine,
             shared,
         }
@@ -78,164 +75,265 @@ impl Producer {
             self.shared.stop(Halt::Engine(error.to_string()));
             self.shared.lock().thread = Thread::Ending;
         }
+        let tuners = self.queues.drain(..).map(Queue::into_tuner).collect();
+        self.shared.lock().tuners = tuners;
     }
 
     fn serve(&mut self) -> Result<(), Error> {
+        let ring = self.ring_memory();
+        if ring.nbytes > 0 {
+            self.engine.register(ring);
+        }
+        self.shared.counters.note_features(self.engine.features());
+        let cached_before = self.shared.counters.cached_bytes();
         while self.plan() {
-            while self.in_flight.len() < self.queue_depth {
-                let Some(piece) = self.pieces.pop_front() else {
-                    break;
-                };
-                self.submit(piece)?;
-            }
-            self.shared
-                .counters
-                .note_flight(self.in_flight.front().map(|(_, piece)| piece.file));
+            self.submit()?;
+            // Not before: meanwhile the device has something to do.
+            self.check_files();
+            self.note_flight();
             self.engine.wait(&mut self.done, None)?;
             self.collect();
+            let cached = cached_before + self.engine.cached_bytes();
+            self.shared.counters.note_cached_bytes(cached);
         }
         Ok(())
     }
 
-    // Queue as many pieces as may be submitted; false when the thread has nothing left to do.
+    // All memory that streamed units are read into, again and again.
+    fn ring_memory(&self) -> Buffer {
+        let (arena, start) = (&self.shared.arena, self.shared.ring_start);
+        Buffer {
+            ptr: arena.as_ptr().wrapping_add(start),
+            nbytes: arena.nbytes().saturating_sub(start),
+        }
+    }
+
+    // Start as many units as the queues have room for; false when nothing is left to do.
     fn plan(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         shared.bell.disarm();
         let mut is_armed = false;
-        let mut wrapped = false;
+        self.drop_unwanted();
         let mut state = shared.lock();
         loop {
             if matches!(state.halt, Some(Halt::Closed)) {
-                self.pieces.clear();
-            } else if self.in_flight.len() + self.pieces.len() < self.queue_depth {
-                let (start, ended_cycle) = state.next_start(&shared.catalogue);
-                wrapped |= ended_cycle;
-                if let Some(start) = start {
-                    // A unit without bytes is there at once.
-                    if self.begin(start) == 0 {
-                        drop(state);
-                        self.finish(start.target);
-                        state = shared.lock();
-                    }
-                    continue;
+                for queue in &mut self.queues {
+                    queue.retain(|_| false, |_, _| {});
                 }
-                if !is_armed && state.schedule.peek().is_some() {
-                    // Look once more after arming, or a release in between would go unheard.
-                    is_armed = true;
-                    shared.bell.arm();
-                    continue;
+                break;
+            }
+            let appetite = self.appetite();
+            let (start, has_wrapped) = state.next_start(&shared.catalogue, appetite);
+            self.is_check_due |= has_wrapped;
+            if let Some(start) = start {
+                // A unit without bytes is there at once.
+                if self.begin(start) == 0 {
+                    drop(state);
+                    self.finish(start.target);
+                    state = shared.lock();
                 }
+                continue;
+            }
+            let may_wait_for_room = !appetite.demanded.is_empty();
+            if !is_armed && may_wait_for_room && state.schedule.peek().is_some() {
+                // Look once more after arming, or a release in between would go unheard.
+                is_armed = true;
+                shared.bell.arm();
+                continue;
             }
             break;
         }
         if state.verdict.is_some() {
             shared.changed.notify_all();
         }
-        let is_idle = self.in_flight.is_empty() && self.pieces.is_empty();
-        let is_over = matches!(state.halt, Some(Halt::Closed)) || shared.catalogue.is_all_loaded();
-        if is_idle && is_over {
+        self.is_held_up = state.halt.is_none() && state.schedule.peek().is_some();
+        let is_idle = self
+            .queues
+            .iter()
+            .all(|queue| queue.is_idle() && !queue.has_waiting());
+        let is_closed = matches!(state.halt, Some(Halt::Closed));
+        if is_idle && (is_closed || shared.catalogue.is_all_loaded()) {
             state.thread = Thread::Ending;
             return false;
-        }
-        drop(state);
-        if wrapped && let Err(error) = (self.identity)() {
-            shared.stop(Halt::of_changed_files(&error));
         }
         true
     }
 
-    // Cut the reads of a unit into pieces; how many.
+    fn appetite(&self) -> Appetite {
+        let mut appetite = Appetite::default();
+        for (device, queue) in self.queues.iter().enumerate() {
+            if queue.is_hungry(false) {
+                appetite.planned.insert(device);
+            }
+            if queue.is_hungry(true) {
+                appetite.demanded.insert(device);
+            }
+        }
+        appetite
+    }
+
+    // Forget reads that wait for what nobody wants since the schedule was replaced.
+    fn drop_unwanted(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        if !std::mem::take(&mut state.is_stale) {
+            return;
+        }
+        // Under the lock: residents that are given up may be kept after all.
+        let is_wanted = |target| match target {
+            Target::Slot(sequence) => shared.slots.state(sequence) == SlotState::Filling,
+            Target::Resident(index) => {
+                let resident = shared.catalogue.residents().get(index as usize);
+                resident.is_some_and(|resident| resident.state() == ResidentState::Loading)
+            }
+        };
+        let mut ended = Vec::new();
+        for queue in &mut self.queues {
+            queue.retain(is_wanted, |target, nbytes| {
+                if let Some(fill) = self.fills.get_mut(&target) {
+                    fill.bytes_left -= nbytes;
+                    if fill.bytes_left == 0 {
+                        ended.push(target);
+                    }
+                }
+            });
+        }
+        drop(state);
+        for target in ended {
+            self.finish(target);
+        }
+    }
+
+    // Queue the reads of a unit; how many bytes.
     fn begin(&mut self, start: Start) -> usize {
-        let unit = &self.shared.catalogue.units()[start.unit as usize];
+        let catalogue = &self.shared.catalogue;
+        let unit = &catalogue.units()[start.unit as usize];
         let base = match start.target {
             Target::Slot(_) => self.shared.ring_start + start.place,
             Target::Resident(_) => start.place,
         };
-        let before = self.pieces.len();
+        let mut bytes_left = 0;
         for read in unit.layout.reads() {
             let nbytes = usize::try_from(read.extent.nbytes).expect("a read fits its slot");
-            let mut done = 0;
-            while done < nbytes {
-                let piece_bytes = self.request_bytes.min(nbytes - done);
-                self.pieces.push_back(Piece {
-                    target: start.target,
-                    file: read.extent.file,
-                    offset: read.extent.offset + done as u64,
-                    place: base + read.slot_offset + done,
-                    nbytes: piece_bytes,
-                    needed: read.needed.saturating_sub(done).min(piece_bytes),
-                });
-                done += piece_bytes;
-            }
+            bytes_left += nbytes;
+            let stretch = Stretch {
+                target: start.target,
+                unit: start.unit,
+                file: read.extent.file,
+                offset: read.extent.offset,
+                place: base + read.slot_offset,
+                nbytes,
+                needed: read.needed,
+            };
+            self.queues[catalogue.device(read.extent.file)].push(stretch, start.demanded);
         }
-        let pieces_left = self.pieces.len() - before;
         let fill = Fill {
             unit: start.unit,
             place: base,
-            pieces_left,
+            bytes_left,
             error: None,
         };
         self.fills.insert(start.target, fill);
-        pieces_left
+        bytes_left
     }
 
-    fn submit(&mut self, piece: Piece) -> Result<(), Error> {
-        let token = self.next_token;
-        self.next_token += 1;
-        self.in_flight.push_back((token, piece));
-        Counters::add(&self.shared.counters.requests, 1);
-        self.engine.submit(ReadRequest {
-            token,
-            file: piece.file,
-            offset: piece.offset,
-            buffer: Buffer {
-                ptr: self.shared.arena.as_ptr().wrapping_add(piece.place),
-                nbytes: piece.nbytes,
-            },
-            needed: piece.needed,
-        })
+    // Fill every queue.
+    fn submit(&mut self) -> Result<(), Error> {
+        for queue in &mut self.queues {
+            while let Some(piece) = queue.launch(self.next_token, self.shared.trace_ns()) {
+                let token = self.next_token;
+                self.next_token += 1;
+                Counters::add(&self.shared.counters.requests, 1);
+                self.engine.submit(ReadRequest {
+                    token,
+                    file: piece.file,
+                    offset: piece.offset,
+                    buffer: Buffer {
+                        ptr: self.shared.arena.as_ptr().wrapping_add(piece.place),
+                        nbytes: piece.nbytes,
+                    },
+                    needed: piece.needed,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_files(&mut self) {
+        if std::mem::take(&mut self.is_check_due)
+            && let Err(error) = (self.identity)()
+        {
+            self.shared.stop(Halt::of_changed_files(&error));
+        }
+    }
+
+    // Tell the counters and the tuners, just before waiting.
+    fn note_flight(&mut self) {
+        let now = clock::now_ns();
+        let counters = &self.shared.counters;
+        let mut is_busy = false;
+        for (device, queue) in self.queues.iter_mut().enumerate() {
+            is_busy |= !queue.is_idle();
+            counters.note_flight(device, queue.oldest_file(), now);
+            if queue.measure(now, self.next_token) {
+                counters.note_tuner(device, queue.tuner());
+            }
+        }
+        counters.note_busy(is_busy, !is_busy && self.is_held_up, now);
     }
 
     fn collect(&mut self) {
         let mut done = std::mem::take(&mut self.done);
-        if !done.is_empty() {
-            self.shared.counters.note_progress();
-        }
+        let now = if done.is_empty() { 0 } else { clock::now_ns() };
         for Completion { token, result } in done.drain(..) {
-            let found = self.in_flight.iter().position(|&(other, _)| other == token);
-            let Some((_, piece)) = found.and_then(|at| self.in_flight.remove(at)) else {
+            let landed = self
+                .queues
+                .iter_mut()
+                .enumerate()
+                .find_map(|(device, queue)| Some((device, queue.land(token)?)));
+            let Some((device, flight)) = landed else {
                 continue;
             };
+            let piece = flight.piece;
+            if let Some(trace) = &self.shared.trace {
+                let Stretch {
+                    unit, file, offset, ..
+                } = piece;
+                trace.note_request(unit, file, offset, piece.nbytes, flight.begin_ns);
+            }
+            let arrived = *result.as_ref().unwrap_or(&0) as u64;
+            self.queues[device].note_arrival(arrived);
+            self.shared.counters.note_arrival(device, arrived, now);
             self.complete(piece, result);
         }
         self.done = done;
     }
 
-    fn complete(&mut self, piece: Piece, result: Result<usize, Error>) {
+    fn complete(&mut self, piece: Stretch, result: Result<usize, Error>) {
         let error = match result {
-            Ok(nbytes) => {
-                Counters::add(&self.shared.counters.bytes_read, nbytes as u64);
-                (nbytes < piece.needed).then_some(Error::ShortCompletion {
-                    offset: piece.offset,
-                    needed: piece.needed,
-                    nbytes,
-                })
-            }
+            Ok(nbytes) => (nbytes < piece.needed).then_some(Error::ShortCompletion {
+                offset: piece.offset,
+                needed: piece.needed,
+                nbytes,
+            }),
             Err(error) => Some(error),
         };
         let Some(fill) = self.fills.get_mut(&piece.target) else {
             return;
         };
-        fill.pieces_left -= 1;
+        fill.bytes_left -= piece.nbytes;
         if let Some(error) = error
             && fill.error.is_none()
         {
             fill.error = Some(error);
-            let queued = self.pieces.len();
-            self.pieces.retain(|other| other.target != piece.target);
-            fill.pieces_left -= queued - self.pieces.len();
+            for queue in &mut self.queues {
+                queue.retain(
+                    |target| target != piece.target,
+                    |_, nbytes| fill.bytes_left -= nbytes,
+                );
+            }
         }
-        if fill.pieces_left == 0 {
+        if fill.bytes_left == 0 {
             self.finish(piece.target);
         }
     }
@@ -275,7 +373,12 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        self.shared.counters.note_flight(None);
+        for device in 0..self.shared.catalogue.device_count() {
+            self.shared.counters.note_flight(device, None, 0);
+        }
+        self.shared
+            .counters
+            .note_busy(false, false, clock::now_ns());
         self.shared.set_waker(None);
     }
 }

@@ -1,6 +1,6 @@
 //! The arena is aligned, zeroed, and gives back what it is told to.
 
-use airllm_rs::arena::{Arena, HUGE_PAGE};
+use airllm_rs::arena::{Arena, HUGE_PAGE, Pages};
 
 fn fill(arena: &Arena, byte: u8) {
     // SAFETY: the memory is the arena's, and only this test looks at it.
@@ -46,6 +46,13 @@ fn nothing_takes_one_page() {
 fn a_size_that_cannot_be_is_an_error() {
     assert!(Arena::new(usize::MAX).is_err());
     assert!(Arena::new(isize::MAX as usize).is_err());
+}
+
+#[test]
+fn small_pages_are_not_huge() {
+    let arena = Arena::with_pages(4 * HUGE_PAGE, Pages::Small).unwrap();
+    fill(&arena, 1);
+    assert_eq!(arena.usage().huge, 0);
 }
 
 #[cfg(target_os = "linux")]

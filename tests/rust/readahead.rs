@@ -2,4 +2,7 @@
 
 mod behaviour;
 mod engine;
+mod faults;
+mod flow;
 mod properties;
+mod tuner;

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
 use airllm_rs::arena::Arena;
 use airllm_rs::error::Error;
-use airllm_rs::io::{Buffer, Completion, IoEngine, ReadRequest};
+use airllm_rs::io::probe::ProbeReport;
+use airllm_rs::io::{Buffer, Completion, EngineChoice, IoEngine, ReadRequest, probe};
 
 /// Bytes in which every place differs from its neighbours and from other files.
 pub(crate) fn content(seed: u64, nbytes: usize) -> Vec<u8> {
@@ -42,7 +44,8 @@ pub(crate) fn write(directory: &Path, contents: &[Vec<u8>]) -> Vec<PathBuf> {
     contents.iter().enumerate().map(write).collect()
 }
 
-fn evict(path: &Path) {
+/// Clear a file from the page cache.
+pub(crate) fn evict(path: &Path) {
     #[cfg(target_os = "linux")]
     rustix::fs::fadvise(
         File::open(path).unwrap(),
@@ -71,6 +74,16 @@ pub(crate) fn cached_pages(path: &Path) -> usize {
     // SAFETY: nobody looks at it any more.
     unsafe { munmap(start, nbytes) }.unwrap();
     pages.iter().filter(|&&page| page & 1 == 1).count()
+}
+
+/// The engines that this place has, except the fake one.
+pub(crate) fn engines(directory: &Path) -> Vec<EngineChoice> {
+    let path = directory.join("probe");
+    std::fs::write(&path, [0; 4096]).unwrap();
+    let mut reports = probe(&path);
+    reports.retain(|report| report.ok);
+    let choice = |report: &ProbeReport| report.engine.parse().unwrap();
+    reports.iter().map(choice).collect()
 }
 
 /// A read of a plan.
@@ -144,4 +157,33 @@ pub(crate) fn run(
             (completion.result, bytes.to_vec())
         })
         .collect()
+}
+
+const ALONE: &str = "AIRLLM_TEST_ALONE";
+
+/// Whether this process runs one test only, started by [`alone`].
+pub(crate) fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
+/// The command that runs one test in a process of its own.
+pub(crate) fn alone(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(arguments(name)).env(ALONE, "1");
+    command
+}
+
+/// What makes this binary run one test.
+pub(crate) fn arguments(name: &str) -> [&str; 5] {
+    ["--exact", name, "--nocapture", "--test-threads", "1"]
+}
+
+/// What a process has said.
+pub(crate) fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
 }

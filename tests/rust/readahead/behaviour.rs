@@ -47,6 +47,7 @@ fn units_of_many_parts_and_files_arrive_whole() {
         ring_bytes: 64 << 10,
         request_bytes: 8192,
         queue_depth: 3,
+        ..Options::default()
     };
     let readahead = Readahead::new(units, &[], options, hand.opener()).unwrap();
     readahead.schedule(&[0, 1, 2], true).unwrap();
@@ -95,6 +96,7 @@ fn a_unit_is_whole_when_its_reads_end_out_of_order() {
         ring_bytes: 3 * 16_384,
         request_bytes: 4096,
         queue_depth: 8,
+        ..Options::default()
     };
     let readahead = Readahead::new(row(6, 16_384), &[], options, hand.opener()).unwrap();
     readahead.schedule(&[0, 1, 2, 3, 4, 5], true).unwrap();
@@ -156,6 +158,7 @@ fn units_of_all_sizes_pass_through_a_ring_smaller_than_a_layer() {
         ring_bytes: 28_672,
         request_bytes: 8192,
         queue_depth: 4,
+        ..Options::default()
     };
     let readahead = Readahead::new(units.clone(), &[], options, hand.opener()).unwrap();
     readahead.schedule(&[0, 1, 2, 3, 4, 5, 6, 7], true).unwrap();
@@ -340,6 +343,7 @@ fn an_error_in_one_of_many_reads_fails_the_unit_after_all_have_ended() {
         ring_bytes: 2 * 65_536,
         request_bytes: 4096,
         queue_depth: 4,
+        ..Options::default()
     };
     let readahead = Readahead::new(row(3, 65_536), &[], options, hand.opener()).unwrap();
     readahead.schedule(&[0, 1, 2], false).unwrap();
@@ -463,6 +467,7 @@ fn residents_are_loaded_in_order_of_use_between_the_streamed() {
         ring_bytes: 3 * 4096,
         request_bytes: 4096,
         queue_depth: 1,
+        ..Options::default()
     };
     let residents = [1, 3, 6, 7];
     let readahead = Readahead::new(row(8, 4096), &residents, options, hand.opener()).unwrap();
@@ -489,6 +494,7 @@ fn a_resident_that_is_waited_for_comes_first() {
         ring_bytes: 0,
         request_bytes: 4096,
         queue_depth: 1,
+        ..Options::default()
     };
     let residents = [0, 1, 2, 3, 4, 5, 6, 7];
     let readahead = Readahead::new(row(8, 4096), &residents, options, hand.opener()).unwrap();

@@ -28,17 +28,34 @@ struct Inner {
     submitted: Vec<(u32, u64, usize)>,
     most_in_flight: usize,
     permits: usize,
+    stalled_files: Vec<u32>,
     newest_first: bool,
     faults: HashMap<usize, Fault>,
     is_woken: bool,
+    /// The thread waits, and will until the test does something.
+    is_waiting: bool,
     opened: usize,
     dropped: usize,
+}
+
+impl Inner {
+    // Which of the pending reads ends next.
+    fn next(&self) -> Option<usize> {
+        let may_end =
+            |request: &ReadRequest| self.permits > 0 && !self.stalled_files.contains(&request.file);
+        if self.newest_first {
+            self.pending.iter().rposition(may_end)
+        } else {
+            self.pending.iter().position(may_end)
+        }
+    }
 }
 
 /// The test's side of the engine.
 #[derive(Clone, Default)]
 pub(crate) struct Hand {
     files: Arc<Vec<Vec<u8>>>,
+    devices: Arc<Vec<u32>>,
     inner: Arc<(Mutex<Inner>, Condvar)>,
     is_changed: Arc<AtomicBool>,
 }
@@ -66,6 +83,18 @@ impl Hand {
         }
     }
 
+    /// The device of each file.
+    pub(crate) fn on_devices(mut self, devices: &[u32]) -> Self {
+        self.devices = Arc::new(devices.to_vec());
+        self
+    }
+
+    /// From now on reads of these files do not end.
+    pub(crate) fn stall(&self, files: &[u32]) {
+        self.lock().stalled_files = files.to_vec();
+        self.inner.1.notify_all();
+    }
+
     /// Complete that many reads more.
     pub(crate) fn allow(&self, reads: usize) {
         let mut inner = self.lock();
@@ -76,6 +105,13 @@ impl Hand {
     /// Let the `number`-th read, from 0, end so.
     pub(crate) fn spoil(&self, number: usize, fault: Fault) {
         self.lock().faults.insert(number, fault);
+    }
+
+    /// Let the read after `ahead` more end so.
+    pub(crate) fn spoil_later(&self, ahead: usize, fault: Fault) {
+        let mut inner = self.lock();
+        let number = inner.submitted.len() + ahead;
+        inner.faults.insert(number, fault);
     }
 
     pub(crate) fn complete_newest_first(&self) {
@@ -93,6 +129,26 @@ impl Hand {
 
     pub(crate) fn most_in_flight(&self) -> usize {
         self.lock().most_in_flight
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    pub(crate) fn in_flight_of(&self, file: u32) -> usize {
+        let inner = self.lock();
+        let reads = inner.pending.iter();
+        reads.filter(|request| request.file == file).count()
+    }
+
+    /// Wait until exactly that many reads are in flight and the thread waits for them.
+    pub(crate) fn wait_for_in_flight(&self, reads: usize) {
+        drop(self.wait_for(|inner| inner.is_waiting && inner.pending.len() == reads));
+    }
+
+    /// Wait until nothing is in flight and the thread sleeps.
+    pub(crate) fn wait_for_idle(&self) {
+        self.wait_for_in_flight(0);
     }
 
     pub(crate) fn opened(&self) -> usize {
@@ -127,6 +183,7 @@ impl Hand {
             Ok(Source {
                 engine: Box::new(Handled { hand: hand.clone() }),
                 identity: Box::new(identity),
+                devices: hand.devices.to_vec(),
             })
         })
     }
@@ -184,7 +241,10 @@ impl Hand {
 
 impl Waker for Hand {
     fn wake(&self) {
-        self.lock().is_woken = true;
+        let mut inner = self.lock();
+        inner.is_woken = true;
+        inner.is_waiting = false;
+        drop(inner);
         self.inner.1.notify_all();
     }
 }
@@ -215,17 +275,17 @@ impl IoEngine for Handled {
 
     fn wait(&mut self, done: &mut Vec<Completion>, _: Option<Duration>) -> Result<(), Error> {
         let inner = self.hand.lock();
-        let is_idle =
-            |inner: &mut Inner| !inner.is_woken && (inner.permits == 0 || inner.pending.is_empty());
+        let is_idle = |inner: &mut Inner| {
+            inner.is_waiting = !inner.is_woken && inner.next().is_none();
+            if inner.is_waiting {
+                self.hand.inner.1.notify_all();
+            }
+            inner.is_waiting
+        };
         let mut inner = self.hand.inner.1.wait_while(inner, is_idle).unwrap();
         inner.is_woken = false;
-        while inner.permits > 0 && !inner.pending.is_empty() {
+        while let Some(at) = inner.next() {
             inner.permits -= usize::from(inner.permits != usize::MAX);
-            let at = if inner.newest_first {
-                inner.pending.len() - 1
-            } else {
-                0
-            };
             let request = inner.pending.remove(at);
             let read = (request.file, request.offset, request.buffer.nbytes);
             let number = inner.submitted.iter().rposition(|&other| other == read);
@@ -298,6 +358,7 @@ pub(crate) fn small(hand: &Hand, count: u64, residents: &[u32], units_in_ring: u
         ring_bytes: units_in_ring * 4096,
         request_bytes: 4096,
         queue_depth: 4,
+        ..Options::default()
     };
     Readahead::new(row(count, 4096), residents, options, hand.opener()).unwrap()
 }

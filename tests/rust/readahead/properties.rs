@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
+use airllm_rs::error::Error;
 use airllm_rs::readahead::ring::{GRAIN, Ring};
 use airllm_rs::readahead::schedule::{Schedule, matching_head};
 use airllm_rs::readahead::{Lease, Options, Readahead, Unit};
 use proptest::prelude::*;
 
-use super::engine::{Hand, noise, part};
+use super::engine::{Fault, Hand, noise, part};
 
 #[derive(Clone, Copy, Debug)]
 enum RingStep {
@@ -49,7 +50,9 @@ enum Step {
     DropAll,
     Demand(usize),
     Restart(usize),
+    Replace(usize, bool),
     Evict(usize),
+    Spoil(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -60,6 +63,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::DropAll),
         1 => any::<usize>().prop_map(Step::Demand),
         1 => any::<usize>().prop_map(Step::Restart),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(at, lies)| Step::Replace(at, lies)),
+        1 => (0_usize..9).prop_map(Step::Spoil),
         1 => any::<usize>().prop_map(Step::Evict),
     ]
 }
@@ -199,19 +204,25 @@ struct Driver {
     readahead: Readahead,
     leases: VecDeque<Lease>,
     room: usize,
+    // Reads that were told to go wrong.
+    spoiled: usize,
 }
 
 impl Driver {
+    // Unit n lies in file n modulo 2, each on a disk of its own.
     fn new(sizes: &[usize], residents: &[u32], spare: usize, newest_first: bool) -> Self {
-        let hand = Hand::open(vec![noise(sizes.iter().sum::<usize>() + 1, 9)]);
+        let nbytes = sizes.iter().sum::<usize>() + 1;
+        let files = vec![noise(nbytes, 9), noise(nbytes, 10)];
+        let hand = Hand::open(files).on_devices(&[3, 1]);
         if newest_first {
             hand.complete_newest_first();
         }
         let mut offset = 1;
         let units: Vec<Unit> = sizes
             .iter()
-            .map(|&nbytes| {
-                let parts = vec![part(0, offset, nbytes as u64)];
+            .enumerate()
+            .map(|(index, &nbytes)| {
+                let parts = vec![part(index as u32 % 2, offset, nbytes as u64)];
                 offset += nbytes as u64;
                 Unit {
                     name: String::new(),
@@ -226,6 +237,8 @@ impl Driver {
             ring_bytes: room,
             request_bytes: 4096,
             queue_depth: 3,
+            trace: spare.is_multiple_of(2),
+            ..Options::default()
         };
         let readahead = Readahead::new(units.clone(), residents, options, hand.opener()).unwrap();
         Self {
@@ -234,6 +247,7 @@ impl Driver {
             readahead,
             leases: VecDeque::new(),
             room: room / largest,
+            spoiled: 0,
         }
     }
 
@@ -249,8 +263,22 @@ impl Driver {
         {
             self.leases.pop_front();
         }
-        let lease = self.readahead.take(unit).unwrap();
+        let lease = loop {
+            match self.readahead.take(unit) {
+                Ok(lease) => break lease,
+                // Each fault is seen once at most, and the next take is served.
+                Err(Error::Io { .. } | Error::ShortCompletion { .. }) if self.spoiled > 0 => {
+                    self.spoiled -= 1;
+                }
+                Err(other) => panic!("unit {unit}: {other}"),
+            }
+        };
         self.leases.push_back(lease);
+        self.check();
+    }
+
+    // Every lease holds its unit, whole.
+    fn check(&self) {
         for lease in &self.leases {
             let unit = lease.unit();
             let extent = self.units[unit as usize].parts[0].extent;
@@ -262,7 +290,7 @@ impl Driver {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn every_lease_holds_its_bytes_for_as_long_as_it_lives(
@@ -302,12 +330,59 @@ proptest! {
                     let order: Vec<u32> = (0..count).map(|unit| (unit + next) % count).collect();
                     driver.readahead.schedule(&order, true).unwrap();
                 }
+                Step::Replace(at, is_taken) => {
+                    // Another order, of which nothing or all is taken before the old one is back.
+                    let backwards: Vec<u32> = (0..=at as u32 % count).rev().collect();
+                    driver.readahead.schedule(&backwards, false).unwrap();
+                    for unit in backwards.iter().filter(|_| is_taken) {
+                        driver.take(*unit);
+                    }
+                    driver.readahead.schedule(&order, true).unwrap();
+                    next = 0;
+                }
                 Step::Evict(unit) => {
                     let unit = unit as u32 % count;
                     driver.leases.retain(|lease| lease.unit() != unit);
                     driver.readahead.evict(&[unit]).unwrap();
                 }
+                Step::Spoil(ahead) => {
+                    let fault = if ahead % 2 == 0 { Fault::Fails } else { Fault::Lies };
+                    driver.hand.spoil_later(ahead, fault);
+                    driver.spoiled += 1;
+                }
             }
+            driver.check();
         }
+        let events = driver.readahead.trace().len() as u64;
+        let stats = driver.readahead.stats();
+        prop_assert!(events <= stats.requests + stats.takes + stats.waits);
+        prop_assert!(stats.units <= stats.takes);
+    }
+}
+
+#[test]
+fn a_unit_promoted_lap_after_lap_still_comes_up() {
+    let mut schedule = Schedule::default();
+    schedule.replace(vec![0, 4], true, 0);
+    for _ in 0..100 {
+        assert!(schedule.promote(4));
+        assert_eq!(schedule.peek().unwrap().unit, 4);
+        schedule.advance();
+    }
+    assert!(schedule.contains(4));
+}
+
+#[test]
+fn what_comes_up_is_what_peek_and_advance_show() {
+    let mut schedule = Schedule::default();
+    schedule.replace(vec![0, 1, 2, 3], true, 2);
+    schedule.demand([7, 1]);
+    schedule.give_back(6);
+    schedule.promote(3);
+    let upcoming: Vec<u32> = schedule.upcoming().collect();
+    assert_eq!(upcoming, [3, 7, 1, 6, 2, 0, 1]);
+    for unit in upcoming {
+        assert_eq!(schedule.peek().unwrap().unit, unit);
+        schedule.advance();
     }
 }

@@ -1,0 +1,116 @@
+//! Every engine reads the same bytes on every file system that can be mounted here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use proptest::test_runner::{Config, TestRunner};
+
+use airllm_rs::io::{EngineChoice, IoOptions, open};
+
+use crate::io::place::{Read, arguments, content, directory, engines, is_alone, run, text, write};
+
+const PLACE: &str = "AIRLLM_TEST_PLACE";
+const NAME: &str = "io::mounts::engines_read_what_read_reads_on_every_file_system";
+const SIZES: [usize; 3] = [300_001, 4096, 70_000];
+
+fn contents() -> Vec<Vec<u8>> {
+    (0..).zip(SIZES).map(|(seed, n)| content(seed, n)).collect()
+}
+
+fn mount(kind: &str, options: &str, at: &Path) -> bool {
+    let mut command = Command::new("mount");
+    command.args(["-t", kind, "-o", options, kind]).arg(at);
+    command.status().is_ok_and(|status| status.success())
+}
+
+// The disk's file system and what can be mounted on it; only this process sees that.
+fn places(root: &Path) -> Vec<PathBuf> {
+    let names = ["disk", "memory", "lower", "upper", "work", "overlay"];
+    let paths = names.map(|name| root.join(name));
+    for path in &paths {
+        fs::create_dir(path).unwrap();
+    }
+    let [disk, memory, lower, upper, work, overlay] = paths;
+    write(&lower, &contents());
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
+    let mut places = vec![disk];
+    places.extend(mount("tmpfs", "size=16m", &memory).then_some(memory));
+    places.extend(mount("overlay", &options, &overlay).then_some(overlay));
+    places
+}
+
+fn check(paths: &[PathBuf], choice: EngineChoice, page_cache: bool) {
+    let options = IoOptions {
+        page_cache,
+        queue_depth: 4,
+        ..IoOptions::default()
+    };
+    let engine = open(paths, choice, options).unwrap();
+    let step = engine.alignment().max(512);
+    let engine = std::cell::RefCell::new(engine);
+    let reads = proptest::collection::vec((0..paths.len(), 0..600_usize, 1..200_usize), 1..20);
+    TestRunner::new(Config::with_cases(8))
+        .run(&reads, |reads| {
+            let expected: Vec<_> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+            let plan: Vec<_> = reads
+                .into_iter()
+                .map(|(file, first, count)| {
+                    let offset = first % expected[file].len().div_ceil(step) * step;
+                    let nbytes = count * step;
+                    Read {
+                        file: file as u32,
+                        offset: offset as u64,
+                        nbytes,
+                        needed: nbytes.min(expected[file].len() - offset),
+                    }
+                })
+                .collect();
+            let results = run(engine.borrow_mut().as_mut(), &plan);
+            for (read, (result, bytes)) in plan.iter().zip(results) {
+                assert!(result.unwrap() >= read.needed);
+                let start = read.offset as usize;
+                let expected = &expected[read.file as usize][start..start + read.needed];
+                assert!(bytes[..read.needed] == *expected, "{choice:?} {read:?}");
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn engines_read_what_read_reads_on_every_file_system() {
+    if !is_alone() {
+        let directory = directory();
+        let mut command = Command::new("unshare");
+        command.arg("--mount").arg(std::env::current_exe().unwrap());
+        command
+            .args(arguments(NAME))
+            .env("AIRLLM_TEST_ALONE", "1")
+            .env(PLACE, directory.path());
+        // Whoever may not mount has the disk only.
+        let may_mount = Command::new("unshare").args(["--mount", "true"]).output();
+        if may_mount.is_ok_and(|output| output.status.success()) {
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", text(&output));
+        }
+        return;
+    }
+    let places = places(Path::new(&std::env::var_os(PLACE).unwrap()));
+    let mut all = Vec::new();
+    for place in &places {
+        let mut paths = write(place, &contents());
+        for choice in engines(place) {
+            check(&paths, choice, true);
+            check(&paths, choice, false);
+        }
+        all.append(&mut paths);
+    }
+    // One engine for all of them.
+    check(&all, EngineChoice::Auto, true);
+}
