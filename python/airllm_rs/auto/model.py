@@ -22,6 +22,7 @@ from airllm_rs.stats import IoCounters, MemoryCounters, PeakMemory, RunCounters,
 from airllm_rs.stats.cgroup import cgroup_bytes, memory_cgroup
 from airllm_rs.tokenizer import load_tokenizer, stop_ids
 from airllm_rs.weights.dtypes import TORCH_DTYPES
+from airllm_rs.weights.readahead import keep_settings
 from airllm_rs.weights.rows import GatheredRows
 from airllm_rs.weights.source import WeightSource
 
@@ -166,6 +167,14 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         """Return the whole answer to a conversation; arguments as in `stream`."""
         return "".join(self.stream(messages, system=system, **sampling))  # type: ignore[arg-type]
 
+    def close(self) -> None:
+        """Stop reading and give the memory back; the model cannot run afterwards."""
+        options = self.opened.options
+        is_real = options.throttle_gbps is None and not options.latency_us
+        if is_real and not self.executor.is_closed:
+            keep_settings(self.executor.weights.readahead, self.opened.files.files)
+        super().close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -182,9 +191,8 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         memory = self._peak.sample()
         arena = self.executor.weights.readahead.stats()["arena_resident_bytes"]
         taken = memory.total_bytes - arena
-        if memory.total_bytes == 0:
-            return  # the kernel does not tell
-        record_baseline(taken)
+        if memory.total_bytes and self.opened.is_fresh:
+            record_baseline(taken)
         log.debug("baseline: %d bytes taken, %d planned", taken, self.plan.baseline_bytes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from airllm_rs.families import family_of, read_config, validate
 from airllm_rs.memory import PlanRequest, baseline_bytes, choose_budget, parse_bytes, plan
 from airllm_rs.memory.arithmetic import compute_dtype, has_bf16_arithmetic
 from airllm_rs.memory.budget import Machine, this_machine
+from airllm_rs.stats import process_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,6 +42,8 @@ class Opened:
     compute_dtype: str
     """``"BF16"`` or ``"F32"``."""
     options: LoadOptions
+    is_fresh: bool
+    """Whether the process had loaded nothing large before: what it takes then is the baseline."""
 
 
 def open_files(
@@ -94,6 +98,7 @@ def open_model(
         AirLLMError: for whatever else is wrong with the checkpoint.
         OSError: if a file cannot be read.
     """
+    is_fresh = "torch" not in sys.modules
     files, config = open_files(path_or_id, options, progress)
     family = family_of(config)
     unused = validate(config, family, files)
@@ -118,14 +123,17 @@ def open_model(
         files,
         PlanRequest(
             budget_bytes=budget.nbytes,
-            baseline_bytes=baseline_bytes(),
+            # a process that has grown already is never smaller
+            baseline_bytes=max(baseline_bytes(), process_memory().total_bytes),
             compute_dtype=arithmetic,
             weights_bytes=None if cap is None else _cap(cap, budget),
             context=tokens,
             max_num_seqs=options.max_num_seqs,
         ),
     )
-    return Opened(files, config, family, unused, planned, budget, arithmetic, options)
+    return Opened(
+        files, config, family, unused, planned, budget, arithmetic, options, is_fresh=is_fresh
+    )
 
 
 def _cap(amount: str | int, budget: Budget) -> int:
