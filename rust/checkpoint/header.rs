@@ -103,7 +103,14 @@ impl Header {
     }
 
     fn of_json(json: &[u8], file_nbytes: u64) -> Result<Self, HeaderError> {
-        let raw: RawHeader = serde_json::from_slice(json).map_err(|error| HeaderError {
+        // All of it: the JSON parser does not look into strings that nobody asks for.
+        let text = str::from_utf8(json).map_err(|error| HeaderError {
+            offset: LENGTH_NBYTES + error.valid_up_to() as u64,
+            fault: HeaderFault::NotJson {
+                message: error.to_string(),
+            },
+        })?;
+        let raw: RawHeader = serde_json::from_str(text).map_err(|error| HeaderError {
             offset: LENGTH_NBYTES + json_offset(json, error.line(), error.column()),
             fault: HeaderFault::NotJson {
                 message: error.to_string(),

@@ -43,9 +43,11 @@ pub fn parse(json: &[u8]) -> Result<BTreeMap<String, String>, IndexFault> {
             limit: MAX_INDEX_NBYTES,
         });
     }
-    let index: RawIndex = serde_json::from_slice(json).map_err(|error| IndexFault::NotJson {
-        message: error.to_string(),
-    })?;
+    let not_json = |message| IndexFault::NotJson { message };
+    // All of it: the JSON parser does not look into strings that nobody asks for.
+    let text = str::from_utf8(json).map_err(|error| not_json(error.to_string()))?;
+    let index: RawIndex =
+        serde_json::from_str(text).map_err(|error| not_json(error.to_string()))?;
     for (tensor, file) in &index.weight_map.0 {
         if !is_beside(file) {
             return Err(IndexFault::Escape {

@@ -204,6 +204,22 @@ fn a_header_that_cannot_be_there_is_refused_before_it_is_read() {
 }
 
 #[test]
+fn text_that_is_none_is_refused_even_where_nobody_reads_it() {
+    let mut bytes = file(
+        r#"{"x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1], "y": "?"}}"#,
+        1,
+    );
+    let at = bytes.iter().position(|&byte| byte == b'?').unwrap();
+    assert!(parse(&bytes).is_ok());
+    bytes[at] = 0xff;
+    let error = parse(&bytes).unwrap_err();
+    assert_eq!(error.offset, at as u64);
+    assert!(matches!(error.fault, HeaderFault::NotJson { .. }));
+    assert!(index::parse(b"{\"weight_map\": {}, \"y\": \"?\"}").is_ok());
+    assert!(index::parse(b"{\"weight_map\": {}, \"y\": \"\xff\"}").is_err());
+}
+
+#[test]
 fn the_offset_of_an_error_lies_where_the_error_is() {
     let json = "{\n  \"a\": {\n    \"dtype\": 5}}";
     let error = parse(&file(json, 0)).unwrap_err();

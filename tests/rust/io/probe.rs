@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 
 use airllm_rs::error::Error;
-use airllm_rs::io::{EngineChoice, IoOptions, open, probe};
+use airllm_rs::io::{EngineChoice, IoOptions, choose, open, probe};
 
 use crate::io::place::{content, directory, write};
 
@@ -81,8 +81,32 @@ fn an_engine_that_cannot_work_is_an_error_with_the_reason_and_auto_goes_on() {
         }
         other => panic!("{:?}", other.map(|engine| engine.name())),
     }
-    let engine = open(&paths, EngineChoice::Auto, IoOptions::default()).unwrap();
-    assert_eq!(engine.name(), "buffered");
+    let opened = choose(&paths, EngineChoice::Auto, IoOptions::default()).unwrap();
+    assert_eq!(opened.engine.name(), "buffered");
+    let [uring, direct] = opened.refusals.try_into().unwrap();
+    assert_eq!((uring.0, direct.0), ("uring", "direct"));
+    assert!(direct.1.contains("O_DIRECT"), "{}", direct.1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_probe_leaves_the_page_cache_as_it_was() {
+    use crate::io::place::cached_pages;
+
+    let directory = directory();
+    let paths = write(directory.path(), &[content(1, 5 * 4096)]);
+    for choice in [EngineChoice::Auto, EngineChoice::Direct] {
+        let opened = choose(&paths, choice, IoOptions::default()).unwrap();
+        assert_eq!(cached_pages(&paths[0]), 0, "{}", opened.engine.name());
+    }
+    std::fs::read(&paths[0]).unwrap();
+    let reports = probe(&paths[0]);
+    // A page that was there is no residue of the probe's.
+    for report in reports.iter().filter(|report| report.engine == "direct") {
+        assert!(!report.residue || report.reason.is_some());
+    }
+    choose(&paths, EngineChoice::Auto, IoOptions::default()).unwrap();
+    assert_eq!(cached_pages(&paths[0]), 5);
 }
 
 #[test]
