@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use airllm_rs::error::Error;
 use airllm_rs::extent::{Extent, Part};
@@ -26,15 +27,21 @@ fn file_of(directory: &Path) -> PathBuf {
     path
 }
 
-fn readahead(path: &Path, residents: &[u32]) -> Result<Readahead, Error> {
-    let units = (0..UNITS)
+fn readahead(
+    path: &Path,
+    unit_bytes: u64,
+    residents: &[u32],
+    options: Options,
+) -> Result<Readahead, Error> {
+    let count = UNIT * u64::from(UNITS) / unit_bytes;
+    let units = (0..count)
         .map(|unit| Unit {
             name: unit.to_string(),
             parts: vec![Part {
                 extent: Extent {
                     file: 0,
-                    offset: u64::from(unit) * UNIT,
-                    nbytes: UNIT,
+                    offset: unit * unit_bytes,
+                    nbytes: unit_bytes,
                 },
                 item_size: 2,
             }],
@@ -49,10 +56,6 @@ fn readahead(path: &Path, residents: &[u32]) -> Result<Readahead, Error> {
             devices: Vec::new(),
         })
     };
-    let options = Options {
-        ring_bytes: 96 << 20,
-        ..Options::default()
-    };
     Readahead::new(units, residents, options, Box::new(opener))
 }
 
@@ -61,7 +64,11 @@ fn streaming(criterion: &mut Criterion) {
     let path = file_of(directory.path());
     let mut group = criterion.benchmark_group("readahead");
 
-    let streamed = readahead(&path, &[]).expect("the file can be read");
+    let options = Options {
+        ring_bytes: 96 << 20,
+        ..Options::default()
+    };
+    let streamed = readahead(&path, UNIT, &[], options).expect("the file can be read");
     let order: Vec<u32> = (0..UNITS).collect();
     streamed
         .schedule(&order, true)
@@ -77,13 +84,68 @@ fn streaming(criterion: &mut Criterion) {
     });
     drop(streamed);
 
-    let resident = readahead(&path, &[0]).expect("the file can be read");
+    let resident = readahead(&path, UNIT, &[0], options).expect("the file can be read");
     drop(resident.take(0).expect("the resident comes"));
     group.throughput(Throughput::Elements(1));
-    group.bench_function("take a resident", |bencher| {
+    group.bench_function("take and drop a resident", |bencher| {
         bencher.iter(|| black_box(resident.take(0).expect("it is there")));
     });
+    group.bench_function("take and drop a resident, one consumer", |bencher| {
+        let mut consumer = resident.consumer().expect("nobody else takes");
+        bencher.iter(|| black_box(consumer.take_ready(0).expect("it is there")));
+    });
+    for trace in [false, true] {
+        let name = if trace { ", traced" } else { "" };
+        group.bench_function(format!("take a ready unit{name}"), |bencher| {
+            bencher.iter_custom(|rounds| take_ready_units(&path, trace, rounds));
+        });
+    }
     group.finish();
+}
+
+// Time to take so many streamed units that lie ready, their drops apart.
+fn take_ready_units(path: &Path, trace: bool, rounds: u64) -> Duration {
+    const SMALL: u64 = 4096;
+    const READY: u32 = 512;
+    let options = Options {
+        ring_bytes: READY as usize * SMALL as usize,
+        trace,
+        ..Options::default()
+    };
+    let streamed = readahead(path, SMALL, &[], options).expect("the file can be read");
+    let order: Vec<u32> = (0..READY).collect();
+    streamed
+        .schedule(&order, true)
+        .expect("every unit fits the ring");
+    let mut leases = Vec::with_capacity(READY as usize);
+    let mut time = Duration::ZERO;
+    let mut left = rounds;
+    let mut filled = 0;
+    while left > 0 {
+        filled += u64::from(READY) * SMALL;
+        while streamed.stats().bytes_read < filled {
+            std::thread::yield_now();
+        }
+        let mut consumer = streamed.consumer().expect("nobody else takes");
+        // The last ones may still be on their way from the counter to the consumer.
+        let count = left.min(u64::from(READY) / 2);
+        let started = Instant::now();
+        for &unit in order.iter().take(count as usize) {
+            leases.push(consumer.take_ready(unit));
+        }
+        time += started.elapsed();
+        assert!(leases.iter().all(Option::is_some), "not ready");
+        left -= count;
+        for &unit in order.iter().skip(count as usize) {
+            leases.push(
+                consumer
+                    .wait(unit, Duration::from_secs(60))
+                    .expect("it can be read"),
+            );
+        }
+        leases.clear();
+    }
+    time
 }
 
 criterion_group!(benches, streaming);

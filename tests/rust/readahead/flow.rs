@@ -306,3 +306,38 @@ fn what_the_expectation_may_be_is_checked() {
         ));
     }
 }
+
+#[test]
+fn other_settings_are_tried_while_the_model_reads_itself() {
+    const UNIT: usize = 16 << 20;
+    let hand = Hand::open(vec![vec![7; UNIT]]);
+    let units = vec![
+        Unit {
+            name: String::new(),
+            parts: vec![part(0, 0, UNIT as u64)],
+        };
+        2
+    ];
+    let options = Options {
+        ring_bytes: 8 * UNIT,
+        request_bytes: 2 << 20,
+        queue_depth: 4,
+        ..Options::default()
+    };
+    let readahead = Readahead::new(units, &[], options, hand.opener()).unwrap();
+    readahead.schedule(&[0, 1], true).unwrap();
+    let mut turn = 0;
+    while !readahead.stats().main_device().is_tuned {
+        assert!(turn < 4000, "{:?}", readahead.stats());
+        drop(readahead.take(turn % 2).unwrap());
+        turn += 1;
+    }
+    let device = readahead.stats().main_device();
+    assert!(device.gbps > 0.0);
+    let mut sizes: Vec<usize> = hand.submitted().iter().map(|read| read.2).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    assert!(sizes.len() > 1 && sizes.contains(&(2 << 20)), "{sizes:?}");
+    // Half of the ring at most.
+    assert!(device.request_bytes * device.queue_depth <= 4 * UNIT);
+}
