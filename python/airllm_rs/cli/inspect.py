@@ -1,0 +1,123 @@
+"""`airllm-rs inspect`: what a checkpoint is."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from airllm_rs.auto.inspection import Inspection, LayerDescription, describe
+from airllm_rs.auto.options import LoadOptions
+from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, opening_options, takes
+from airllm_rs.cli.output import millions, pairs, print_json, print_table, show_log
+from airllm_rs.memory import format_bytes
+from airllm_rs.stats import choose_progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SHOWN = 3
+
+
+@takes(opening_options)
+def inspect(
+    model: ModelArgument,
+    options: LoadOptions,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show what a checkpoint is: architecture, layers, tensors, sizes, dtype."""
+    show_log(quiet=quiet)
+    files = open_checkpoint(
+        model,
+        revision=options.revision,
+        cache_dir=options.cache_dir,
+        local_files_only=options.local_files_only,
+        token=options.hf_token,
+        yes=options.yes,
+        progress=choose_progress(options.progress),
+    )
+    found = describe(files, options.config_overrides)
+    if as_json:
+        print_json(asdict(found))
+        return
+    print_table(pairs(_summary(found)))
+    print_table(_layers(found.layers))
+
+
+def _summary(found: Inspection) -> Iterator[tuple[str, str]]:
+    yield "path", found.path
+    yield "model", f"{found.architecture or 'unknown'} (model_type {found.model_type})"
+    if found.refusal is not None:
+        yield "runs here", f"no: {found.refusal}"
+    of = f" in {len(found.files)} files" if len(found.files) > 1 else " in one file"
+    parameters = f"{millions(found.parameters)} parameters, " if found.parameters else ""
+    yield "size", f"{parameters}{format_bytes(found.total_bytes)} of {found.dtype}{of}"
+    yield "decoder layers", _text(found.num_layers)
+    yield "hidden, intermediate", f"{_text(found.hidden_size)}, {_text(found.intermediate_size)}"
+    yield "query heads", f"{_text(found.num_attention_heads)} of {_text(found.head_dim)}"
+    yield "key and value heads", _text(found.num_key_value_heads)
+    tied = ", the head is the embedding table" if found.tied else ""
+    yield "vocabulary", f"{_text(found.vocab_size)}{tied}"
+    sliding = [layer for layer in found.layers if layer.window is not None]
+    window = f", {len(sliding)} layers see {found.sliding_window}" if sliding else ""
+    yield "context", f"{_text(found.max_position_embeddings)} tokens{window}"
+    if found.kv_bytes_per_token is not None:
+        computed = f" ({found.compute_dtype} on this machine)"
+        yield "KV cache", f"{format_bytes(found.kv_bytes_per_token)} per token{computed}"
+    if found.largest_unit is not None:
+        largest = f"{format_bytes(found.largest_unit.nbytes)} ({found.largest_unit.name})"
+        yield "read in", f"{found.num_units} units, the largest {largest}"
+    if found.misaligned_tensors:
+        yield "misaligned", f"{_some(found.misaligned_tensors)}: moved into place after arrival"
+    if found.unused_tensors:
+        yield "unused", _some(found.unused_tensors)
+
+
+def _layers(layers: Sequence[LayerDescription]) -> "Table":
+    """Return a table in which equal layers in a row share their lines."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading, justify in (
+        ("layer", "left"), ("bytes", "right"), ("attention", "left"),
+        ("tensor", "left"), ("dtype", "left"), ("shape", "left"),
+    ):  # fmt: skip
+        table.add_column(heading, justify=justify, no_wrap=heading != "tensor")  # type: ignore[arg-type]
+    for _, group in groupby(layers, key=_kind):
+        same = list(group)
+        first = same[0]
+        name = first.name
+        if len(same) > 1:
+            name += f" … {same[-1].name.rpartition('.')[2]} ({len(same)})"
+        attention = ""
+        if first.kind == "decoder":
+            attention = "all" if first.window is None else f"latest {first.window}"
+        cells = [name, format_bytes(first.nbytes), attention]
+        for tensor in first.tensors:
+            shape = ", ".join(map(str, tensor.shape))
+            table.add_row(*cells, _inner(first, tensor.name), tensor.dtype, shape)
+            cells = ["", "", ""]
+    return table
+
+
+def _kind(layer: LayerDescription) -> object:
+    """Return what layers that share their lines have in common."""
+    tensors = [(_inner(layer, t.name), t.dtype, t.shape) for t in layer.tensors]
+    return layer.kind, layer.window, tensors if layer.kind == "decoder" else layer.name
+
+
+def _inner(layer: LayerDescription, tensor: str) -> str:
+    """Return the name of a tensor within its layer."""
+    _, found, inner = tensor.partition(f"{layer.name}.")
+    return inner if found else tensor
+
+
+def _text(value: int | None) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    tensors = "tensor" if len(names) == 1 else "tensors"
+    return f"{len(names)} {tensors}: {', '.join(names[:_SHOWN])}{more}"
