@@ -76,9 +76,15 @@ pub struct Tuner {
 }
 
 impl Tuner {
-    /// Look for something better than `start`, with at most `most_in_flight` bytes in flight.
+    /// Look for something better than `start`, with at most `most_in_flight` bytes in flight: where
+    /// `start` itself has more, it begins with smaller requests.
     #[must_use]
-    pub fn new(start: Setting, most_in_flight: usize) -> Self {
+    pub fn new(mut start: Setting, most_in_flight: usize) -> Self {
+        while start.bytes_in_flight() > most_in_flight
+            && let Some(smaller) = next_below(&REQUEST_BYTES, start.request_bytes)
+        {
+            start.request_bytes = smaller;
+        }
         let mut tuner = Self::fixed(start, most_in_flight, None);
         tuner.tunes = true;
         tuner.challenge();
