@@ -39,6 +39,7 @@ def load_model(opened: Opened, progress: Progress) -> Model:
         throttle_gbps=options.throttle_gbps,
         latency_us=options.latency_us,
         prefetching=options.prefetching,
+        trace=options.trace,
     )
     try:
         # seconds of imports, in which the disk reads residents

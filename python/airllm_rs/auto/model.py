@@ -53,7 +53,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
             plan, readahead, compute_dtype=dtype, prefetching=opened.options.prefetching
         )
         peak = PeakMemory()
-        watch = SweepWatch(progress, peak)
+        watch = SweepWatch(progress, peak, records=opened.options.trace)
         executor = StreamingExecutor(
             build_model(opened.config),
             weights,
@@ -68,6 +68,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         self.opened = opened
         self._gather = gather
         self._peak = peak
+        self._sweep_watch = watch
         self._settle_baseline()
 
     @cached_property
@@ -105,6 +106,11 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
                 cgroup_bytes=cgroup_bytes() if memory_cgroup() is not None else None,
             ),
         ).to_json()
+
+    @property
+    def layer_spans(self) -> Sequence[tuple[int, int, int, int]]:
+        """When each layer was computed, with the option ``trace``; see `SweepWatch.spans`."""
+        return self._sweep_watch.spans
 
     def generate(
         self, inputs: torch.Tensor | None = None, **keywords: object

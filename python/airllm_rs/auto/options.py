@@ -37,7 +37,7 @@ _ALIASES = {"torch_dtype": "dtype", "token": "hf_token"}
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """The keywords of `AutoModel.from_pretrained`, which documents them."""
+    """The keywords of `AutoModel.from_pretrained`, which documents them, and some of commands."""
 
     device: str = "auto"
     dtype: object = None
@@ -71,6 +71,8 @@ class LoadOptions:
     """Convert without asking, however much room that takes."""
     ram: str | int | None = None
     """Plan for a machine with so much memory instead of this one."""
+    trace: bool = False
+    """Record what is read, waited for and computed; no keyword, but a flag of commands."""
 
     def __post_init__(self) -> None:
         _one_of("engine", self.engine, ENGINES)
@@ -127,7 +129,7 @@ def from_keywords(keywords: Mapping[str, object]) -> LoadOptions:
         TypeError: for a keyword that this package calls otherwise, or does not know.
         ValueError: for a value that cannot be.
     """
-    known = {entry.name for entry in fields(LoadOptions)}
+    known = {entry.name for entry in fields(LoadOptions)} - {"trace"}
     found: dict[str, object] = {}
     for name, value in keywords.items():
         if name in _RENAMED:

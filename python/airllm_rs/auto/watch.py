@@ -20,11 +20,16 @@ class SweepWatch:
     """Told of every layer that is done; shows the sweep once it has taken a while.
 
     It also looks at the memory of the process: at every layer of a prompt, where it is highest, and
-    after every sweep.
+    after every sweep. For a trace it writes down when each layer was computed.
     """
 
     def __init__(
-        self, progress: Progress, peak: PeakMemory, clock: Callable[[], float] = time.monotonic
+        self,
+        progress: Progress,
+        peak: PeakMemory,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        records: bool = False,
     ) -> None:
         self._progress = progress
         self._peak = peak
@@ -35,6 +40,11 @@ class SweepWatch:
         self._takes_long = False
         self._task: Task | None = None
         self._shown = ExitStack()
+        self._records = records
+        self._mark_ns = 0
+        self.spans: list[tuple[int, int, int, int]] = []
+        """Of each layer: sweep, layers done before (-1: the head), begin, end; the clock is
+        `time.monotonic_ns`."""
 
     @contextmanager
     def watch(self, tokens: int) -> Iterator[None]:
@@ -42,8 +52,10 @@ class SweepWatch:
         self._sweeps += 1
         self._is_prompt = tokens > 1
         self._start = self._clock()
+        self._mark_ns = time.monotonic_ns()
         try:
             yield
+            self._record(-1)
         finally:
             self._takes_long = self._clock() - self._start > PATIENCE_S
             self._task = None
@@ -61,3 +73,9 @@ class SweepWatch:
             self._task.update(done, total)
         if self._is_prompt:
             self._peak.sample()
+        self._record(done - 1)
+
+    def _record(self, layer: int) -> None:
+        if self._records:
+            begun, self._mark_ns = self._mark_ns, time.monotonic_ns()
+            self.spans.append((self._sweeps, layer, begun, self._mark_ns))

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from airllm_rs.cli.bench_decode import bench_decode
+from airllm_rs.cli.bench_io import bench_io
 from airllm_rs.cli.doctor import doctor
 from airllm_rs.cli.failures import Commands, at_once, quiet_pipe
 from airllm_rs.cli.inspect import inspect
@@ -27,6 +29,8 @@ app.command()(inspect)
 app.command()(plan)
 app.command()(doctor)
 app.add_typer(bench)
+bench.command("io")(bench_io)
+bench.command("decode")(bench_decode)
 bench.command("make-model")(make_model)
 
 

@@ -16,6 +16,7 @@ from airllm_rs.cli.below_text import BelowText
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.cli.prompt import most_tokens, read_prompt
+from airllm_rs.cli.tracing import TraceFlag, save_trace, traced
 from airllm_rs.families import read_config
 from airllm_rs.memory import format_bytes
 from airllm_rs.stats import Progress, Task, choose_progress
@@ -61,6 +62,7 @@ def run(
             metavar="TEXT", help="Where to stop; can be given several times.", show_default=False
         ),
     ] = None,
+    trace: TraceFlag = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -76,6 +78,7 @@ def run(
         seed=seed,
         stop=stop or (),
     )
+    options = traced(options, trace)
     text = read_prompt(prompt)
 
     def context(files: "ModelFiles") -> int:
@@ -97,6 +100,8 @@ def run(
             sys.stdout.flush()
         stats = loaded.stats
         ring_bytes = loaded.plan.ring_bytes
+    if trace is not None:
+        save_trace(trace, loaded)
     if as_json:
         answer = {
             "text": stream.text,

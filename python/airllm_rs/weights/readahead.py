@@ -27,6 +27,7 @@ def open_readahead(
     throttle_gbps: float | None = None,
     latency_us: int = 0,
     prefetching: bool = True,
+    trace: bool = False,
 ) -> Readahead:
     """Start reading the residents of ``plan``, followed by the first units of a sweep.
 
@@ -37,6 +38,7 @@ def open_readahead(
         throttle_gbps: Slow the disk down to this rate.
         latency_us: Delay added to each request.
         prefetching: Read ahead of use; otherwise each unit is read when it is asked for.
+        trace: Record requests, waits and leases.
     """
     known = recall(files[0]) if files and throttle_gbps is None and not latency_us else None
     readahead = Readahead(
@@ -50,6 +52,7 @@ def open_readahead(
         queue_depth=known.queue_depth if known else QUEUE_DEPTH,
         tune=known is None,
         expected_gbps=known.gbps if known else None,
+        trace=trace,
         throttle_gbps=throttle_gbps,
         latency_us=latency_us,
     )

@@ -88,7 +88,6 @@ def test_a_stop_string_ends_the_text(cli: Callable[..., Outcome], model: Path) -
         (("x", "--max-new-tokens=0"), "--max-new-tokens is 0"),
         (("x", "--stop="), "stop string is empty"),
         ((), "stdin is empty"),
-        (("x", "--trace=file"), "No such option: --trace"),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_loaded(

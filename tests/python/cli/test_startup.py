@@ -22,6 +22,7 @@ SLOW = ("torch", "transformers", "numpy", "huggingface_hub", "rich.markdown")
     "arguments",
     [
         ("--help",), ("run", "--help"), ("bench", "make-model", "--help"), ("doctor",),
+        ("bench", "io", "--help"), ("bench", "decode", "--help"),
         ("inspect", "{model}"), ("plan", "{model}"), ("plan", "{model}", "--memory=1MiB"),
     ],
     ids=" ".join,
