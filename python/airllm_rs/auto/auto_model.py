@@ -80,7 +80,8 @@ class AutoModel:
             kv_cache_dtype: Not available yet.
             draft_memory: Not available yet.
             draft: Not available yet.
-            engine: ``"auto"``, ``"uring"``, ``"direct"`` or ``"buffered"``.
+            engine: ``"auto"``, ``"uring"``, ``"direct"``, ``"buffered"``, or ``"mmap"`` (a
+                baseline, with which a truncated file kills the process).
             verify: Not available yet: checkpoints carry no checksums.
             config_overrides: Keys laid over config.json.
             progress: None: bars on a terminal or in a notebook, a log line every 30 s elsewhere.

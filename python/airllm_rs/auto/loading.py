@@ -27,7 +27,8 @@ def load_model(opened: Opened, progress: Progress) -> Model:
     log.info("%s", opened.budget)
     log.info(
         "weights: %s of %s stay in memory, %s are streamed per sweep; context: %d tokens",
-        format_bytes(plan.resident_bytes),
+        # residents are a little larger than what they hold: reads are widened to whole pages
+        format_bytes(min(plan.resident_bytes, plan.total_bytes)),
         format_bytes(plan.total_bytes),
         format_bytes(plan.streamed_bytes_per_sweep),
         plan.context,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from airllm_rs.memory import parse_bytes
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
 
-ENGINES = ("auto", "uring", "direct", "buffered")
+ENGINES = ("auto", "uring", "direct", "buffered", "mmap")
 DTYPES = {
     "float32": "F32",
     "fp32": "F32",
@@ -46,7 +46,7 @@ class LoadOptions:
     layer_shards_saving_path: str | None = None
     profiling_mode: bool = False
     compression: str | None = None
-    hf_token: str | None = None
+    hf_token: str | None = field(default=None, repr=False)
     prefetching: bool = True
     delete_original: bool = False
     memory: str | int = "auto"

@@ -8,7 +8,6 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from airllm_rs.errors import AirLLMError
@@ -129,17 +128,16 @@ def save(file: Path, spans: Iterable[Span], metadata: Mapping[str, object]) -> N
     """Write spans so that the file is either whole or as it was."""
     events = list(_events(sorted(spans, key=lambda span: (span.begin_ns, span.end_ns))))
     told = {"traceEvents": events, "displayTimeUnit": "ms", "metadata": dict(metadata)}
-    with NamedTemporaryFile(
-        "w", encoding="utf-8", prefix=f".{file.name}.", dir=file.parent, delete=False
-    ) as out:
-        try:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
             json.dump(told, out, allow_nan=False)
             out.flush()
             os.fsync(out.fileno())
-            Path(out.name).replace(file)
-        except BaseException:
-            Path(out.name).unlink(missing_ok=True)
-            raise
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_trace(file: Path) -> Recorded:

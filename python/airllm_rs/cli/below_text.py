@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from airllm_rs.stats.progress import amount, duration
+from airllm_rs.stats.progress import duration, so_far
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ class _Line:
         self._total = total
         self._unit = unit
         self._completed = 0
-        self._start = time.monotonic()
+        self._begun: tuple[float, int] | None = None
         self._is_drawn = False
 
     def advance(self, amount: int) -> None:
@@ -53,6 +53,7 @@ class _Line:
     def update(self, completed: int, total: int | None = None) -> None:
         self._completed = completed
         self._total = self._total if total is None else total
+        self._begun = self._begun or (time.monotonic(), completed)
         self._draw()
 
     def remove(self) -> None:
@@ -66,15 +67,18 @@ class _Line:
         self._write(f"{room}{_SAVE}{_NEXT_LINE}{_CLEAR}{self._text()[:width]}{_RESTORE}")
 
     def _text(self) -> str:
-        done = amount(self._completed, self._unit)
-        if not self._total:
+        done = so_far(self._completed, self._total, self._unit)
+        if not self._total or not self._begun:
             return f"{self._label}: {done}"
-        share = min(self._completed / self._total, 1.0)
-        filled = round(share * _BAR_WIDTH)
+        filled = round(min(self._completed / self._total, 1.0) * _BAR_WIDTH)
         bar = "━" * filled + " " * (_BAR_WIDTH - filled)
-        elapsed = time.monotonic() - self._start
-        left = f", {duration(elapsed / share - elapsed)} left" if share else ""
-        return f"{self._label} {bar} {done} of {amount(self._total, self._unit)}{left}"
+        start, before = self._begun
+        more = self._completed - before
+        left = ""
+        if more > 0:
+            seconds = (time.monotonic() - start) / more * (self._total - self._completed)
+            left = f", {duration(seconds)} left"
+        return f"{self._label} {bar} {done}{left}"
 
     def _write(self, text: str) -> None:
         # what was written to stdout must be on the screen before the cursor is saved

@@ -162,9 +162,9 @@ class _LoggedTask(_Count):
     def _line(self, now: float) -> str:
         elapsed = now - self._start
         rate = self.completed / elapsed if elapsed else 0.0
-        done = amount(self.completed, self.unit)
+        done = so_far(self.completed, self.total, self.unit)
         if self.total:
-            done += f" of {amount(self.total, self.unit)} ({self.completed / self.total:.0%})"
+            done += f" ({self.completed / self.total:.0%})"
         line = f"{self.label}: {done}, {amount(rate, self.unit)}/s"
         if self.total and rate:
             line += f", {duration((self.total - self.completed) / rate)} left"
@@ -179,7 +179,7 @@ class _Bar:
         self._unit = unit
         self._total = total
         self._completed = 0
-        self._start = time.monotonic()
+        self._begun: tuple[float, int] | None = None
         self._id = display.add_task(label, total=total, shown="")
 
     def advance(self, amount: int) -> None:
@@ -188,12 +188,12 @@ class _Bar:
     def update(self, completed: int, total: int | None = None) -> None:
         self._completed = completed
         self._total = self._total if total is None else total
-        elapsed = time.monotonic() - self._start
-        shown = amount(completed, self._unit)
-        if self._total is not None:
-            shown += f" of {amount(self._total, self._unit)}"
-        if elapsed > 0:
-            shown += f", {amount(completed / elapsed, self._unit)}/s"
+        now = time.monotonic()
+        # what was done before anybody looked tells nothing about the rate
+        start, before = self._begun = self._begun or (now, completed)
+        shown = so_far(completed, self._total, self._unit)
+        if now > start:
+            shown += f", {amount((completed - before) / (now - start), self._unit)}/s"
         self._display.update(self._id, completed=completed, total=self._total, shown=shown)
 
     def remove(self) -> None:
@@ -214,6 +214,13 @@ def _display() -> RichProgress:
         console=Console(stderr=True),
         transient=True,
     )
+
+
+def so_far(done: int, total: int | None, unit: str) -> str:
+    """Return how much of how much: ``1.2 GB of 3 GB``, ``14 of 28 layers``."""
+    if not total:
+        return amount(done, unit)
+    return f"{amount(done, unit) if unit == 'B' else done} of {amount(total, unit)}"
 
 
 def amount(count: float, unit: str) -> str:

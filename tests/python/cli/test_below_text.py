@@ -23,7 +23,7 @@ def test_the_cursor_is_put_back_and_the_line_cleared(capsys: pytest.CaptureFixtu
     written = capsys.readouterr().err
     drawn = SAVED.findall(written)
     assert ["sweep 2" in line for line in drawn] == [True, True, False]
-    assert "4 layers of 4 layers" in drawn[1]
+    assert "4 of 4 layers" in drawn[1]
     assert drawn[-1] == "\r\n\x1b[2K"
     # what is left moves down and up again, once
     assert SAVED.sub("", written) == "\x1bD\x1bM"

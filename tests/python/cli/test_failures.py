@@ -104,7 +104,7 @@ def test_an_unknown_architecture_is_refused_by_name(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("chat", "x"), ("run",), ("plan", ".", "--prefetching"), ("bench", "io"),
+        ("chat", "x"), ("run",), ("plan", ".", "--prefetching"), ("bench", "nothing"),
         ("inspect", ".", "x"), ("run", ".", "x", "--context=many"),
     ],
 )  # fmt: skip
