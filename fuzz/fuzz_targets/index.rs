@@ -12,7 +12,12 @@ fuzz_target!(|json: &[u8]| {
     let Ok(files) = index::parse(json) else {
         return;
     };
-    let value: Value = serde_json::from_slice(json).expect("it is JSON");
+    let value: Value = match serde_json::from_slice(json) {
+        Ok(value) => value,
+        // Of a number that nobody asks for.
+        Err(error) if error.to_string().starts_with("number out of range") => return,
+        Err(error) => panic!("{error}"),
+    };
     let map = value["weight_map"].as_object().expect("it has a map");
     assert_eq!(map.len(), files.len());
     for (tensor, file) in &files {

@@ -297,6 +297,7 @@ def bench_io(
     latency_us: int = 0,
     page_cache: bool = True,
     registered_buffers: bool = True,
+    registered_files: bool = False,
 ) -> _Measured:
     """Read as fast as an engine can, and measure it; Ctrl-C ends it.
 
@@ -317,6 +318,7 @@ def bench_io(
         latency_us: Pretend that every read takes so long at least.
         page_cache: Whether what is in the page cache may be taken from there.
         registered_buffers: Whether uring registers the memory with the kernel.
+        registered_files: Whether uring registers the files with the kernel.
 
     Returns:
         The engine that read, what it made use of, and the preferred ones that could not be used

@@ -46,6 +46,10 @@ pub fn parse(json: &[u8]) -> Result<BTreeMap<String, String>, IndexFault> {
     let not_json = |message| IndexFault::NotJson { message };
     // All of it: the JSON parser does not look into strings that nobody asks for.
     let text = str::from_utf8(json).map_err(|error| not_json(error.to_string()))?;
+    // A list of fields would do for the JSON parser, too.
+    if !text.trim_start().starts_with('{') {
+        return Err(not_json("not an object".to_owned()));
+    }
     let index: RawIndex =
         serde_json::from_str(text).map_err(|error| not_json(error.to_string()))?;
     for (tensor, file) in &index.weight_map.0 {

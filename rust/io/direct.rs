@@ -34,6 +34,8 @@ pub(crate) fn source(path: &Path, engine: &'static str) -> Result<Source, Error>
         }
         other => other,
     })?;
+    // Where direct reads come into the page cache even so, no more comes than is asked for.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
     let mut alignment = 4096;
     if let Ok(found) = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)
         && found.stx_mask & StatxFlags::DIOALIGN.bits() != 0

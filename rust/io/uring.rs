@@ -85,9 +85,10 @@ impl Uring {
             .iter()
             .map(|source| source.file.as_raw_fd())
             .collect();
-        // Saves the kernel a look-up per read; without it the reads are the same.
-        let has_registered_files =
-            !files.is_empty() && ring.submitter().register_files(&files).is_ok();
+        // Refused where there are more than descriptors may be: the reads are the same without.
+        let has_registered_files = options.registered_files
+            && !files.is_empty()
+            && ring.submitter().register_files(&files).is_ok();
         Ok(Self {
             has_registered_files,
             wants_registered_buffers: options.registered_buffers,

@@ -20,7 +20,7 @@ const SIGNAL_POLL: Duration = Duration::from_millis(100);
 #[pyo3(signature = (
     paths, *, engine = "auto", block_bytes = 8 << 20, queue_depth = 8, pages = "huge",
     cache = "cold", total_bytes = None, requests = None, throttle_gbps = None, latency_us = 0,
-    page_cache = true, registered_buffers = true
+    page_cache = true, registered_buffers = true, registered_files = false
 ))]
 #[expect(
     clippy::too_many_arguments,
@@ -40,6 +40,7 @@ pub(crate) fn bench_io<'py>(
     latency_us: u64,
     page_cache: bool,
     registered_buffers: bool,
+    registered_files: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let work = match (requests, total_bytes) {
         (Some(_), Some(_)) => {
@@ -61,6 +62,7 @@ pub(crate) fn bench_io<'py>(
             latency_us,
             page_cache,
             registered_buffers,
+            registered_files,
         },
         pages: one_of(
             "pages",

@@ -204,7 +204,7 @@ fn a_header_that_cannot_be_there_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn text_that_is_none_is_refused_even_where_nobody_reads_it() {
+fn what_is_no_text_or_no_object_is_refused_even_where_nobody_reads_it() {
     let mut bytes = file(
         r#"{"x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1], "y": "?"}}"#,
         1,
@@ -215,6 +215,7 @@ fn text_that_is_none_is_refused_even_where_nobody_reads_it() {
     let error = parse(&bytes).unwrap_err();
     assert_eq!(error.offset, at as u64);
     assert!(matches!(error.fault, HeaderFault::NotJson { .. }));
+    assert!(index::parse(b"[{}]").is_err());
     assert!(index::parse(b"{\"weight_map\": {}, \"y\": \"?\"}").is_ok());
     assert!(index::parse(b"{\"weight_map\": {}, \"y\": \"\xff\"}").is_err());
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airllm_rs.errors import MissingDependencyError
 from airllm_rs.memory import format_bytes
@@ -69,7 +69,7 @@ def write_plot(file: Path, points: Sequence[Point]) -> None:
     figure.savefig(file)
 
 
-def _draw(axes: Axes, held: list[Point], label: str, look: dict[str, str]) -> None:
+def _draw(axes: Axes, held: list[Point], label: str, look: dict[str, Any]) -> None:
     held.sort(key=lambda point: point.queue_depth)
     depths = [point.queue_depth for point in held]
     rates = [point.gb_per_s for point in held]

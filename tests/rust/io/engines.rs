@@ -88,6 +88,14 @@ fn for_each_engine(test: impl Fn(&Subject)) {
             options,
         },
         Subject {
+            name: "uring",
+            choice: Some(EngineChoice::Uring),
+            options: IoOptions {
+                registered_files: true,
+                ..options
+            },
+        },
+        Subject {
             name: "direct",
             choice: Some(EngineChoice::Direct),
             options,
@@ -140,6 +148,8 @@ fn random_plans_read_what_is_in_the_files() {
     for_each_engine(|subject| {
         let (mut engine, _files) = subject.open(&contents);
         assert_eq!(engine.name(), subject.name);
+        let is_registered = engine.features().contains(&"registered files");
+        assert_eq!(is_registered, subject.options.registered_files);
         let alignment = engine.alignment();
         assert!(alignment.is_power_of_two());
         let step = alignment.max(512);
@@ -456,7 +466,7 @@ fn many_opens_leave_no_descriptor_and_no_thread() {
             return;
         };
         let before = (count("/proc/self/fd"), count("/proc/self/task"));
-        for _ in 0..600 {
+        for _ in 0..500 {
             let choice = subject.choice.unwrap();
             let mut engine = open(&paths, choice, subject.options).unwrap();
             let read = Read {

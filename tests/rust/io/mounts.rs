@@ -8,7 +8,10 @@ use proptest::test_runner::{Config, TestRunner};
 
 use airllm_rs::io::{EngineChoice, IoOptions, open};
 
-use crate::io::place::{Read, arguments, content, directory, engines, is_alone, run, text, write};
+use crate::io::place::{
+    Read, arguments, cached_pages, content, directory, engines, evict, in_one_of_five_tries,
+    is_alone, run, text, write,
+};
 
 const PLACE: &str = "AIRLLM_TEST_PLACE";
 const NAME: &str = "io::mounts::engines_read_what_read_reads_on_every_file_system";
@@ -26,12 +29,14 @@ fn mount(kind: &str, options: &str, at: &Path) -> bool {
 
 // The disk's file system and what can be mounted on it; only this process sees that.
 fn places(root: &Path) -> Vec<PathBuf> {
-    let names = ["disk", "memory", "lower", "upper", "work", "overlay"];
+    let names = [
+        "disk", "memory", "lower", "upper", "work", "overlay", "btrfs",
+    ];
     let paths = names.map(|name| root.join(name));
     for path in &paths {
         fs::create_dir(path).unwrap();
     }
-    let [disk, memory, lower, upper, work, overlay] = paths;
+    let [disk, memory, lower, upper, work, overlay, btrfs] = paths;
     write(&lower, &contents());
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
@@ -42,6 +47,19 @@ fn places(root: &Path) -> Vec<PathBuf> {
     let mut places = vec![disk];
     places.extend(mount("tmpfs", "size=16m", &memory).then_some(memory));
     places.extend(mount("overlay", &options, &overlay).then_some(overlay));
+    // Its direct reads come into the page cache.
+    let image = root.join("image");
+    fs::File::create(&image)
+        .unwrap()
+        .set_len(300 << 20)
+        .unwrap();
+    let made = Command::new("mkfs.btrfs").arg("-q").arg(&image).status();
+    if made.is_ok_and(|status| status.success()) {
+        let mut command = Command::new("mount");
+        command.args(["-o", "loop,compress=zstd"]);
+        let status = command.arg(&image).arg(&btrfs).status();
+        places.extend(status.is_ok_and(|status| status.success()).then_some(btrfs));
+    }
     places
 }
 
@@ -83,6 +101,24 @@ fn check(paths: &[PathBuf], choice: EngineChoice, page_cache: bool) {
         .unwrap();
 }
 
+// Reads leave nothing in a page cache that they do not live in.
+fn check_cache(path: &PathBuf, choice: EngineChoice) {
+    evict(path);
+    let mut engine = open(std::slice::from_ref(path), choice, IoOptions::default()).unwrap();
+    let block = 65_536;
+    let read = |number| Read {
+        file: 0,
+        offset: (number * block) as u64,
+        nbytes: block,
+        needed: block.min(SIZES[0] - number * block),
+    };
+    let plan: Vec<_> = (0..SIZES[0].div_ceil(block)).map(read).collect();
+    for (result, _) in run(engine.as_mut(), &plan) {
+        result.unwrap();
+    }
+    assert_eq!(cached_pages(path), 0, "{choice:?} {path:?}");
+}
+
 #[test]
 fn engines_read_what_read_reads_on_every_file_system() {
     if !is_alone() {
@@ -108,6 +144,9 @@ fn engines_read_what_read_reads_on_every_file_system() {
         for choice in engines(place) {
             check(&paths, choice, true);
             check(&paths, choice, false);
+            if choice != EngineChoice::Mmap && !place.ends_with("memory") {
+                in_one_of_five_tries(|| check_cache(&paths[0], choice));
+            }
         }
         all.append(&mut paths);
     }
