@@ -303,14 +303,18 @@ def _beside(
 
 
 def _read_in(files: Sequence[Path], nbytes: int | None) -> None:
-    """Read the files once, so that the page cache holds them if it can."""
+    """Read the files, as far as a sample of ``nbytes`` gets, so that the page cache has them.
+
+    Each whole: an engine looks at all of a file to tell whether it is there.
+    """
     buffer = bytearray(_WARM_BLOCK)
-    left = sum(path.stat().st_size for path in files)
-    left = left if nbytes is None else min(left, nbytes)
+    read = 0
     for path in files:
+        if nbytes is not None and read >= nbytes:
+            break
         with path.open("rb", buffering=0) as file:
-            while left > 0 and (read := file.readinto(buffer)):
-                left -= read
+            while got := file.readinto(buffer):
+                read += got
 
 
 def _rate(sample: _core._Measured) -> float:

@@ -89,6 +89,16 @@ def test_threads_are_the_depth_of_engines_that_have_some(file: Path) -> None:
     assert [(point.queue_depth, point.threads) for point in points] == [(3, 3)]
 
 
+@pytest.mark.usefixtures("no_fio")
+def test_warm_files_are_in_the_page_cache(file: Path) -> None:
+    given = options(engines=("direct",), caches=("cold", "warm"), total_bytes=MIB)
+    if "direct" not in io.able_engines(file):
+        pytest.skip("no direct reads here")
+    cold, warm = io.measure([file], given, SHOWN)
+    assert [sample["cached_bytes"] for sample in cold.found] == [0, 0]
+    assert [sample["cached_bytes"] for sample in warm.found] == [MIB, MIB]
+
+
 def test_fio_is_measured_beside_each_sample(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
