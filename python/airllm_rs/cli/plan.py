@@ -14,6 +14,7 @@ from airllm_rs.errors import BudgetError
 from airllm_rs.memory import MemoryPlan, format_bytes, smallest_budget
 from airllm_rs.memory.report import DISK_GBPS, MEMORY_GBPS, infeasible_json, predict, to_json
 from airllm_rs.stats import choose_progress
+from airllm_rs.weights.devices import recall
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +29,8 @@ def plan(
     disk_gbps: Annotated[
         float | None,
         typer.Option(
-            help=f"What the disk gives, for the prediction; {DISK_GBPS:g} if not told.",
+            help="What the disk gives, for the prediction; by default what it gave to earlier "
+            f"runs, else {DISK_GBPS:g}.",
             show_default=False,
         ),
     ] = None,
@@ -54,6 +56,9 @@ def plan(
         if as_json:
             print_json(infeasible_json(error))
         raise
+    if disk_gbps is None and ram is None:
+        known = recall(opened.files.files[0])
+        disk_gbps = known.gbps if known else None
     if as_json:
         extra = {"budget_source": opened.budget.source, "compute_dtype": opened.compute_dtype}
         print_json({**to_json(opened.plan, disk_gbps=disk_gbps), **extra})
