@@ -241,6 +241,10 @@ impl Readahead {
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
+        // In a forked copy a lock may be held by a thread that is not there.
+        if self.shared.is_forked() {
+            return Stats::default();
+        }
         self.shared.counters.sample_memory();
         let mut stats = self.shared.counters.snapshot();
         stats.trace_dropped = self.shared.trace.as_ref().map_or(0, Trace::dropped);

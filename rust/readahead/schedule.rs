@@ -52,6 +52,12 @@ impl Schedule {
         &self.order
     }
 
+    /// How many entries come before the plan.
+    #[must_use]
+    pub fn out_of_turn(&self) -> usize {
+        self.demanded.len() + self.returned.len()
+    }
+
     /// What to start next.
     pub fn peek(&mut self) -> Option<Next> {
         if let Some(&unit) = self.demanded.front() {

@@ -163,7 +163,7 @@ impl State {
         }
         let mut wrapped = false;
         // One lap: a cycle of nothing but residents has no end.
-        for _ in 0..=self.schedule.order().len() {
+        for _ in 0..=self.schedule.order().len() + self.schedule.out_of_turn() {
             let Some(next) = self.schedule.peek() else {
                 break;
             };

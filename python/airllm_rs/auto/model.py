@@ -177,9 +177,11 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         """Stop reading and give the memory back; the model cannot run afterwards."""
         options = self.opened.options
         is_real = options.throttle_gbps is None and not options.latency_us
-        if is_real and not self.executor.is_closed:
-            keep_settings(self.executor.weights.readahead, self.opened.files.files)
-        super().close()
+        try:
+            if is_real and not self.executor.is_closed:
+                keep_settings(self.executor.weights.readahead, self.opened.files.files)
+        finally:
+            super().close()
 
     def __enter__(self) -> Self:
         return self

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from airllm_rs.cache.kv import FleetingCache, KvCache
+from airllm_rs.errors import AirLLMError
 from airllm_rs.families.family import EMBEDDING, HEAD
 from airllm_rs.layers.attention import Context
 from airllm_rs.layers.mask import Span, attention_mask
+from airllm_rs.memory import replan
 from airllm_rs.models.binding import Binding
 
 if TYPE_CHECKING:
@@ -139,7 +141,9 @@ class StreamingExecutor:
                         hidden_states.append(self.tree.model.norm(_rows_from(chunks, past)))
             except BaseException:
                 self.weights.release()
-                self.weights.expect()
+                # what cannot be read is told by the next sweep, and hides nothing here
+                with suppress(AirLLMError, OSError, RuntimeError):
+                    self.weights.expect()
                 raise
             finally:
                 self.weights.release()
@@ -147,17 +151,27 @@ class StreamingExecutor:
                 self.weights.expect()
             return logits
 
-    def adopt(self, plan: MemoryPlan) -> None:
-        """Go on with a plan of the same units that keeps fewer of them, or another chunk size."""
+    def make_room(self, tokens: int, sequences: int) -> None:
+        """Plan anew if the plan does not hold ``tokens`` of each of so many sequences.
+
+        Raises:
+            BudgetError: if giving up everything that may stream is not enough.
+        """
         with self._lock:
-            given_up = self.weights.residents - frozenset(plan.residents)
-            for _, binding in self._layers:
-                binding.unbind(given_up)
-            self._head.unbind(given_up)
-            if plan.embedding == "gathered":
-                self.tree.model.embed_tokens.attach(self._gather, self.dtype)
-            self.weights.adopt(plan)
-            self.plan = plan
+            plan = self.plan
+            if sequences * tokens > plan.max_num_seqs * plan.context:
+                self._adopt(replan(plan, tokens, sequences))
+
+    def _adopt(self, plan: MemoryPlan) -> None:
+        """Go on with a plan of the same units that keeps fewer of them, or another chunk size."""
+        given_up = self.weights.residents - frozenset(plan.residents)
+        for _, binding in self._layers:
+            binding.unbind(given_up)
+        self._head.unbind(given_up)
+        if plan.embedding == "gathered":
+            self.tree.model.embed_tokens.attach(self._gather, self.dtype)
+        self.weights.adopt(plan)
+        self.plan = plan
 
     def close(self) -> None:
         """Let go of all weights and stop reading; tensors made of them must not be used after."""

@@ -14,7 +14,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from airllm_rs.cache import KvCache
 from airllm_rs.errors import AirLLMError
 from airllm_rs.generation.loop import decode
-from airllm_rs.memory import replan
 from airllm_rs.stats import Timings
 
 if TYPE_CHECKING:
@@ -280,9 +279,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         """Make sure that the plan holds so many tokens, and ``cache`` as well."""
         if self.executor.is_closed:
             raise AirLLMError("the model is closed")
-        plan = self.plan
-        if sequences * tokens > plan.max_num_seqs * plan.context:
-            self.executor.adopt(replan(plan, tokens, sequences))
+        self.executor.make_room(tokens, sequences)
         if isinstance(cache, KvCache) and tokens > cache.capacity:
             planned = self.plan.context * self.plan.max_num_seqs // sequences
             cache.reserve(max(tokens, planned))

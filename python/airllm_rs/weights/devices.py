@@ -29,7 +29,10 @@ class DeviceSettings:
 
 def recall(path: str | os.PathLike[str]) -> DeviceSettings | None:
     """Return what is known about the device that ``path`` lies on."""
-    entry = _read().get(_identity(path))
+    try:
+        entry = _read().get(_identity(path))
+    except OSError:
+        return None  # whoever opens the file says so
     if not isinstance(entry, dict):
         return None
     try:
@@ -44,9 +47,9 @@ def recall(path: str | os.PathLike[str]) -> DeviceSettings | None:
 
 def remember(path: str | os.PathLike[str], settings: DeviceSettings) -> None:
     """Keep what was found out about the device that ``path`` lies on."""
-    known = _read()
-    known[_identity(path)] = asdict(settings)
     try:
+        known = _read()
+        known[_identity(path)] = asdict(settings)
         _file().parent.mkdir(parents=True, exist_ok=True)
         write_json(_file(), known, indent=1)
     except OSError as error:

@@ -67,7 +67,11 @@ class Matrix:
             weight = self._source.view(block, self.stored_dtype, out_of_turn=out_of_turn)
             if block.unit in self._source.residents:
                 self._kept[index] = weight
-        return self._source.converted(weight)
+        try:
+            return self._source.converted(weight)
+        finally:
+            # not left to the frame, which a traceback would keep, and the lease with it
+            del weight
 
     def done(self, index: int) -> None:
         """Say that block ``index`` was used."""
@@ -83,7 +87,7 @@ class Matrix:
         if self._converted is not None or not self.is_resident:
             return self._converted
         if self._source.converts_for_good(self):
-            self._converted = self._convert()
+            self._convert()
             return self._converted
         parts = []
         for index, block in enumerate(self.blocks):
@@ -114,12 +118,13 @@ class Matrix:
                 out[wanted] = kept[ids[wanted] - block.start].to(out.dtype)
         return out
 
-    def _convert(self) -> Tensor:
+    def _convert(self) -> None:
         whole = torch.empty(self.shape, dtype=self._source.compute_dtype)
         for block in self.blocks:
             whole[block.start : block.stop] = self._source.view(block, self.stored_dtype)
+        # first: an interruption below must not lose what can no longer be read
+        self._converted = whole
         self._source.drop_stored(self)
-        return whole
 
 
 class WeightSource:
@@ -221,12 +226,14 @@ class WeightSource:
         if added := frozenset(plan.residents) - self.residents:
             raise ValueError(f"residents cannot be added to a running plan: units {sorted(added)}")
         self.release()
-        self.residents = frozenset(plan.residents)
         for matrix in self._matrices.values():
             if any(block.unit in given_up for block in matrix.blocks):
                 matrix.forget()
         if given_up:
+            # all or none: if somebody holds one, the residents are what they were
             self.readahead.evict(sorted(given_up))
+        self.residents = frozenset(plan.residents)
+        if given_up:
             self.expect()
         return given_up
 
@@ -265,9 +272,12 @@ class WeightSource:
         """Return ``weight`` in the dtype of the arithmetic; the next conversion overwrites it."""
         if weight.dtype == self.compute_dtype:
             return weight
-        if self._scratch.numel() < weight.numel():
-            self._scratch = torch.empty(weight.numel(), dtype=self.compute_dtype)
-        return self._scratch[: weight.numel()].view(weight.shape).copy_(weight)
+        try:
+            if self._scratch.numel() < weight.numel():
+                self._scratch = torch.empty(weight.numel(), dtype=self.compute_dtype)
+            return self._scratch[: weight.numel()].view(weight.shape).copy_(weight)
+        finally:
+            del weight  # as in `Matrix.take`
 
     def converts_for_good(self, matrix: Matrix) -> bool:
         """Tell whether a resident matrix is converted once, and not whenever it is used.

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.main import get_command
 
+from airllm_rs.auto import opening
 from airllm_rs.cli import app
 from airllm_rs.cli.options import load_options
+from airllm_rs.stats import ProcessMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 
 
-def test_the_smallest_budget_that_is_named_works(cli: Callable[..., Outcome], model: Path) -> None:
+def test_the_smallest_budget_that_is_named_works(
+    cli: Callable[..., Outcome], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the process of the tests grows from one command to the next
+    monkeypatch.setattr(opening, "process_memory", ProcessMemory)
     refused = cli("plan", model, "--memory=10MiB")
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.startswith("error: --memory 10MiB is too little")
