@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from airllm_rs.memory import format_bytes
 from airllm_rs.weights.readahead import open_readahead
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from airllm_rs.auto.model import Model
     from airllm_rs.auto.opening import Opened
     from airllm_rs.stats.progress import Progress
@@ -17,10 +20,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def load_model(opened: Opened, progress: Progress) -> Model:
+def load_model(
+    opened: Opened,
+    progress: Progress,
+    *,
+    importing: AbstractContextManager[object] | None = None,
+) -> Model:
     """Start reading, import torch and transformers meanwhile, and return the model.
 
     Nothing is waited for: the first sweep takes the weights as they arrive.
+
+    Args:
+        opened: The model.
+        progress: Where sweeps that take long are shown.
+        importing: Entered around the imports.
     """
     started = time.monotonic()
     plan, options = opened.plan, opened.options
@@ -44,7 +57,8 @@ def load_model(opened: Opened, progress: Progress) -> Model:
     )
     try:
         # seconds of imports, in which the disk reads residents
-        from airllm_rs.auto.model import Model
+        with importing or nullcontext():
+            from airllm_rs.auto.model import Model
 
         model = Model(opened, readahead, progress=progress)
     except BaseException:

@@ -79,9 +79,9 @@ def read_json(path: Path, missing: str | None = None) -> dict[str, object]:
         raise CheckpointError(missing or f"{path}: no such file") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
-        raise ConfigError(f"{path}: {where}: {error.msg}") from error
+        raise ConfigError(f"{path} is not JSON: {where}: {error.msg}") from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
+        raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected an object, found {type(content).__name__}")
     return content

@@ -10,6 +10,7 @@ import typer
 from airllm_rs.auto.opening import open_model
 from airllm_rs.auto.options import LoadOptions
 from airllm_rs.benchmarks.decode_options import DecodeOptions
+from airllm_rs.cli.failures import leaving_at_once
 from airllm_rs.cli.machine import machine
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
@@ -38,7 +39,9 @@ def bench_decode(
     needed = prompt_tokens + tokens
     opened = open_model(model, options, context=lambda _: needed, progress=progress)
     # torch: seconds that planning and its refusals need not spend
-    from airllm_rs.benchmarks.decode import measure
+    with leaving_at_once():
+        import airllm_rs.auto.model  # noqa: F401 - what loading would import
+        from airllm_rs.benchmarks.decode import measure
 
     found = measure(
         opened,

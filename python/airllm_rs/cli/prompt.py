@@ -15,12 +15,14 @@ _COUNTED_FROM = 2 << 10
 
 
 def read_prompt(given: str | None) -> str:
-    """Return the prompt that was given, else what stdin holds without its last newline.
+    """Return the prompt that was given; without one, or for ``-``, what stdin holds.
+
+    Its last newline is left out.
 
     Raises:
         ValueError: if there is none, or it is no text.
     """
-    if given is None:
+    if given is None or given == "-":
         if sys.stdin is None or sys.stdin.isatty():
             raise ValueError("no prompt: give one after MODEL, or pipe it in")
         given = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n")

@@ -13,6 +13,7 @@ from airllm_rs.auto.opening import open_model
 from airllm_rs.auto.options import LoadOptions
 from airllm_rs.auto.prompts import MAX_NEW_TOKENS, Sampling
 from airllm_rs.cli.below_text import BelowText
+from airllm_rs.cli.failures import leaving_at_once
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.cli.prompt import most_tokens, read_prompt
@@ -88,7 +89,7 @@ def run(
 
     progress = AroundText(choose_progress(options.progress))
     opened = open_model(model, options, context=context, progress=progress)
-    with load_model(opened, progress) as loaded:
+    with load_model(opened, progress, importing=leaving_at_once()) as loaded:
         stream = loaded.stream(text, system=system, raw=raw, **asdict(sampling))
         for piece in stream:
             if not as_json:

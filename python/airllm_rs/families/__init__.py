@@ -44,6 +44,8 @@ def read_config(
     """
     merged = {**raw, **(overrides or {})}
     model_type = merged.get("model_type")
+    if model_type is None:
+        raise ConfigError("config.json has no model_type: is this the checkpoint of a model?")
     if not isinstance(model_type, str):
         raise ConfigError(f"config.json: model_type is {model_type!r}, expected a string")
     family = _family(model_type, merged)

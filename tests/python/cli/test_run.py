@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from tiny import generate, oracle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from command_line import Outcome
 
@@ -122,6 +122,27 @@ def test_ctrl_c_leaves_quietly(model: Path) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == b"\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("library", ["libtorch_cpu", "_multiarray_umath"])
+def test_ctrl_c_during_imports_leaves_quietly(library: str, model: Path) -> None:
+    command = [sys.executable, "-m", "airllm_rs", "run", str(model), "hello", "--quiet", TINY]
+    with subprocess.Popen(
+        [*command, "--max-new-tokens=9000", "--throttle-gbps=0.005"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        while library not in maps.read_text():
+            assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
