@@ -21,6 +21,32 @@ if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
 
 
+def attention_shapes(
+    config: ModelConfig,
+    *,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    norm_eps: float | None = None,
+) -> list[AttentionShape]:
+    """Return the attention of each layer; layers differ by their window alone.
+
+    ``norm_eps`` normalises queries and keys per head.
+    """
+    return [
+        AttentionShape(
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            qkv_bias=qkv_bias,
+            output_bias=output_bias,
+            norm_eps=norm_eps,
+            window=window,
+        )
+        for window in config.windows
+    ]
+
+
 class DecoderLayer(nn.Module):
     """Attention and a gated MLP, each behind a norm and added to what came in."""
 

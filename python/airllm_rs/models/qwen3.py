@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airllm_rs.layers.attention import AttentionShape
-from airllm_rs.models.decoder import CausalTree, Decoder
+from airllm_rs.models.decoder import CausalTree, Decoder, attention_shapes
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
@@ -13,17 +12,10 @@ if TYPE_CHECKING:
 
 def build(config: ModelConfig) -> CausalTree:
     """Return the module tree, on meta."""
-    shapes = [
-        AttentionShape(
-            hidden_size=config.hidden_size,
-            num_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            qkv_bias=config.attention_bias,
-            output_bias=config.attention_bias,
-            norm_eps=config.rms_norm_eps,
-            window=window,
-        )
-        for window in config.windows
-    ]
+    shapes = attention_shapes(
+        config,
+        qkv_bias=config.attention_bias,
+        output_bias=config.attention_bias,
+        norm_eps=config.rms_norm_eps,
+    )
     return CausalTree(config, Decoder(config, shapes, mlp_bias=False))
