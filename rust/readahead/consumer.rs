@@ -1,6 +1,5 @@
 //! Taking units: at once when the next one is ready, else waiting for it.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -192,14 +191,5 @@ impl Drop for Consumer<'_> {
         self.end_wait();
         // Pairs with the Acquire in `new`.
         self.shared.consuming.store(false, Ordering::Release);
-    }
-}
-
-/// The path of a silent device's file, for a warning.
-impl Silence {
-    /// Its path in the list of opened files.
-    #[must_use]
-    pub fn path<'p>(&self, files: &'p [PathBuf]) -> Option<&'p PathBuf> {
-        files.get(self.file as usize)
     }
 }

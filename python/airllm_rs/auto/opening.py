@@ -46,6 +46,26 @@ class Opened:
     """Whether the process had loaded nothing large before: what it takes then is the baseline."""
 
 
+def find_files(
+    path_or_id: str | PathLike[str],
+    options: LoadOptions,
+    progress: Progress,
+    check: Callable[[Mapping[str, object]], object] | None = None,
+) -> ModelFiles:
+    """Find the checkpoint, as `open_checkpoint` does with what ``options`` say."""
+    return open_checkpoint(
+        path_or_id,
+        revision=options.revision,
+        cache_dir=options.cache_dir,
+        local_files_only=options.local_files_only,
+        token=options.hf_token,
+        conversion_dir=options.layer_shards_saving_path,
+        yes=options.yes,
+        check=check,
+        progress=progress,
+    )
+
+
 def open_files(
     path_or_id: str | PathLike[str], options: LoadOptions, progress: Progress
 ) -> tuple[ModelFiles, ModelConfig]:
@@ -64,17 +84,7 @@ def open_files(
                 raw["model_type"],
             )
 
-    files = open_checkpoint(
-        path_or_id,
-        revision=options.revision,
-        cache_dir=options.cache_dir,
-        local_files_only=options.local_files_only,
-        token=options.hf_token,
-        conversion_dir=options.layer_shards_saving_path,
-        yes=options.yes,
-        check=check,
-        progress=progress,
-    )
+    files = find_files(path_or_id, options, progress, check)
     return files, read_config(files.config, options.config_overrides)
 
 

@@ -6,8 +6,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from airllm_rs.auto.inspection import Inspection, LayerDescription, describe
+from airllm_rs.auto.opening import find_files
 from airllm_rs.auto.options import LoadOptions
-from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, opening_options, takes
 from airllm_rs.cli.output import millions, pairs, print_json, print_table, show_log
 from airllm_rs.memory import format_bytes
@@ -28,15 +28,7 @@ def inspect(
 ) -> None:
     """Show what a checkpoint is: architecture, layers, tensors, sizes, dtype."""
     show_log(quiet=quiet)
-    files = open_checkpoint(
-        model,
-        revision=options.revision,
-        cache_dir=options.cache_dir,
-        local_files_only=options.local_files_only,
-        token=options.hf_token,
-        yes=options.yes,
-        progress=choose_progress(options.progress),
-    )
+    files = find_files(model, options, choose_progress(options.progress))
     found = describe(files, options.config_overrides)
     if as_json:
         print_json(asdict(found))
