@@ -77,7 +77,12 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::ItemSize { .. }
         | Error::UnknownUnit { .. }
         | Error::RepeatedResident { .. }
-        | Error::UnitTooLarge { .. } => PyValueError::new_err(message),
+        | Error::UnitTooLarge { .. }
+        | Error::SimdTier { .. }
+        | Error::WeightPart { .. }
+        | Error::WeightShape { .. }
+        | Error::ProductShape { .. }
+        | Error::WeightGroup { .. } => PyValueError::new_err(message),
         Error::NotScheduled { .. } => NotScheduled::new_err(message),
         Error::LeaseHeld { .. } => LeaseHeld::new_err(message),
         Error::WorkerPanicked => WorkerPanicked::new_err(message),

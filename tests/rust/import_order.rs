@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 9] = [
+const ORDER: [&str; 10] = [
     "error",
     "dtype",
     "sync",
     "arena",
     "extent",
     "checkpoint",
+    "quant",
     "io",
     "readahead",
     "python",

@@ -1,0 +1,1 @@
+//! From numbers to a scheme's codes, row by row; deterministic.
