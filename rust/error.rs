@@ -59,6 +59,12 @@ pub enum Error {
         /// What it could say.
         available: String,
     },
+    /// The description of a layout makes no sense.
+    #[error("the layout of a packed weight: {source}")]
+    Layout {
+        /// Where.
+        source: serde_json::Error,
+    },
     /// A part of a packed weight is smaller than its layout and shape demand.
     #[error("part {part} of a packed weight has {found} bytes, needs {needed}")]
     WeightPart {

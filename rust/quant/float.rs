@@ -1,7 +1,10 @@
 //! Small floating-point formats, one item at a time: the reference for every kernel.
 
+use serde::Deserialize;
+
 /// Dtypes that activations and results have, and dense weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Float {
     /// IEEE binary32.
     F32,
