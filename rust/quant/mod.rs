@@ -16,6 +16,7 @@ mod int8;
 pub mod layout;
 mod lut4;
 pub mod product;
+mod scale;
 pub mod scheme;
 mod table8;
 pub mod team;
