@@ -12,6 +12,7 @@ pub mod encode;
 pub mod float;
 mod fp8;
 mod ggml;
+mod groups;
 mod int8;
 pub mod layout;
 mod lut4;
@@ -22,3 +23,5 @@ mod table8;
 pub mod team;
 pub mod tier;
 pub mod weight;
+#[cfg(target_arch = "x86_64")]
+mod x86;
