@@ -12,12 +12,16 @@ pub mod encode;
 pub mod float;
 mod fp8;
 mod ggml;
+mod groups;
 mod int8;
 pub mod layout;
 mod lut4;
 pub mod product;
+mod scale;
 pub mod scheme;
 mod table8;
 pub mod team;
 pub mod tier;
 pub mod weight;
+#[cfg(target_arch = "x86_64")]
+mod x86;
