@@ -17,6 +17,7 @@ pub mod layout;
 mod lut4;
 pub mod product;
 pub mod scheme;
+mod scratch;
 mod table8;
 pub mod team;
 pub mod tier;

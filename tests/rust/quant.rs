@@ -1,0 +1,6 @@
+//! Packed weights: every tier against the scalar reference, and products against f64.
+
+mod dense;
+mod numbers;
+mod product;
+mod team;
