@@ -19,6 +19,7 @@ mod lut4;
 pub mod product;
 mod scale;
 pub mod scheme;
+mod scratch;
 mod table8;
 pub mod team;
 pub mod tier;
