@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from airllm_rs.memory import parse_bytes
+from airllm_rs.memory import parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +89,7 @@ class LoadOptions:
         for name in ("weights_memory", "ram"):
             amount = getattr(self, name)
             if amount is not None:
-                parse_bytes(amount, name, whole=1 << 40)
+                parse_memory(amount, name, whole=1 << 40)
         self._refuse_what_does_not_exist()
 
     @property

@@ -39,7 +39,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smallest(path: Path, **options: object) -> int:
     """Return the fewest bytes for weights that work."""
     with pytest.raises(BudgetError) as refused:
-        AutoModel.from_pretrained(path, weights_memory=1, **options)  # type: ignore[arg-type]
+        AutoModel.from_pretrained(path, weights_memory="1B", **options)  # type: ignore[arg-type]
     return refused.value.smallest_bytes
 
 

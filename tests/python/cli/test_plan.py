@@ -96,6 +96,7 @@ def test_people_see_the_parts(cli: Callable[..., Outcome], model: Path) -> None:
     ("option", "said"),
     [
         ("--memory=3Gix", "--memory '3Gix'"),
+        ("--memory=3", "--memory '3' is 3 bytes: give a unit, e.g. '3GiB'"),
         ("--memory=0%", "--memory '0%'"),
         ("--ram=no", "--ram 'no'"),
         ("--weights-memory=-1", "--weights-memory '-1'"),
