@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from airllm_rs.auto import opening
-from airllm_rs.cli import app
+from airllm_rs.cli.application import app
 from airllm_rs.cli.options import load_options
 from airllm_rs.stats import ProcessMemory
 
