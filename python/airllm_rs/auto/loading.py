@@ -54,6 +54,7 @@ def load_model(
         latency_us=options.latency_us,
         prefetching=options.prefetching,
         trace=options.trace,
+        mlock=options.mlock,
     )
     try:
         # seconds of imports, in which the disk reads residents

@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.families import family_of, read_config, validate
-from airllm_rs.memory import PlanRequest, baseline_bytes, choose_budget, parse_bytes, plan
+from airllm_rs.memory import (
+    PlanLimits,
+    PlanRequest,
+    baseline_bytes,
+    choose_budget,
+    format_bytes,
+    parse_bytes,
+    plan,
+)
 from airllm_rs.memory.arithmetic import compute_dtype, has_bf16_arithmetic
 from airllm_rs.memory.budget import Machine, this_machine
 from airllm_rs.stats import process_memory
+from airllm_rs.weights.experience import recall_ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -139,11 +148,26 @@ def open_model(
             weights_bytes=None if cap is None else _cap(cap, budget),
             context=tokens,
             max_num_seqs=options.max_num_seqs,
+            limits=_limits(files, options),
         ),
     )
     return Opened(
         files, config, family, unused, planned, budget, arithmetic, options, is_fresh=is_fresh
     )
+
+
+def _limits(files: ModelFiles, options: LoadOptions) -> PlanLimits:
+    usual = PlanLimits()
+    if not options.is_real or options.ram is not None:
+        return usual
+    nbytes = recall_ring(files.files).nbytes
+    if nbytes != usual.ring_bytes:
+        log.info(
+            "ring: at most %s instead of %s, since computing took longer than reading before",
+            format_bytes(nbytes),
+            format_bytes(usual.ring_bytes),
+        )
+    return replace(usual, ring_bytes=nbytes)
 
 
 def _cap(amount: str | int, budget: Budget) -> int:
