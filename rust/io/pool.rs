@@ -259,6 +259,7 @@ impl Drop for Pool {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::sync::{Arc, Mutex};
 

@@ -7,7 +7,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from airllm_rs.memory import format_bytes
+from airllm_rs.memory import PlanLimits, format_bytes
 from airllm_rs.weights.readahead import open_readahead
 
 if TYPE_CHECKING:
@@ -46,6 +46,14 @@ def load_model(
         format_bytes(plan.streamed_bytes_per_sweep),
         plan.context,
     )
+    most = plan.inputs.request.limits.ring_bytes
+    if most != PlanLimits().ring_bytes and not plan.fits:
+        log.info(
+            "ring: %s (at most %s instead of %s: in earlier runs computing was the limit)",
+            format_bytes(plan.ring_bytes),
+            format_bytes(most),
+            format_bytes(PlanLimits().ring_bytes),
+        )
     readahead = open_readahead(
         plan,
         opened.files.files,

@@ -56,9 +56,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         )
         peak = PeakMemory()
         pace = DecodePace(readahead.stats)
-        watch = SweepWatch(
-            progress, peak, records=opened.options.trace, on_sweep=pace.note_sweep
-        )
+        watch = SweepWatch(progress, peak, records=opened.options.trace, on_sweep=pace.note_sweep)
         executor = StreamingExecutor(
             build_model(opened.config),
             weights,

@@ -14,7 +14,6 @@ from airllm_rs.memory import (
     PlanRequest,
     baseline_bytes,
     choose_budget,
-    format_bytes,
     parse_bytes,
     plan,
 )
@@ -157,17 +156,8 @@ def open_model(
 
 
 def _limits(files: ModelFiles, options: LoadOptions) -> PlanLimits:
-    usual = PlanLimits()
-    if not options.is_real or options.ram is not None:
-        return usual
-    nbytes = recall_ring(files.files).nbytes
-    if nbytes != usual.ring_bytes:
-        log.info(
-            "ring: at most %s instead of %s, since computing took longer than reading before",
-            format_bytes(nbytes),
-            format_bytes(usual.ring_bytes),
-        )
-    return replace(usual, ring_bytes=nbytes)
+    is_here = options.is_real and options.ram is None
+    return PlanLimits(ring_bytes=recall_ring(files.files).nbytes) if is_here else PlanLimits()
 
 
 def _cap(amount: str | int, budget: Budget) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_LEAST_BYTES = 32 << 20
 _MIN_SWEEPS = 3
 _MOSTLY = 0.5
 _HARDLY = 0.02
@@ -42,9 +43,9 @@ class RingLimit:
 def next_limit(limit: RingLimit, most: int, ring_bytes: int, flow: Flow) -> RingLimit:
     """Return the limit for the next plan.
 
-    A ring that was full most of the time while the consumer hardly waited is halved: what it gives
-    up holds residents. A smaller ring with which the consumer waited grows back to ``most``; if
-    it was full at other times, it was too small, and is not tried again.
+    A ring that was full most of the time while the consumer hardly waited is halved, down to 32
+    MiB: what it gives up holds residents. A smaller ring with which the consumer waited grows back
+    to ``most``; if it was full at other times, it was too small, and is not tried again.
 
     Args:
         limit: That of the plan that ran.
@@ -59,6 +60,6 @@ def next_limit(limit: RingLimit, most: int, ring_bytes: int, flow: Flow) -> Ring
         return RingLimit(most, limit.nbytes if full > _NOTICEABLY else limit.too_small)
     # a ring above the limit is as small as a plan can make it
     if full > _MOSTLY and stalled < _HARDLY and ring_bytes <= limit.nbytes:
-        smaller = ring_bytes // 2
+        smaller = max(ring_bytes // 2, min(ring_bytes, _LEAST_BYTES))
         return RingLimit(smaller, limit.too_small) if smaller > limit.too_small else limit
     return limit

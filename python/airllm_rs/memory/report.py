@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from airllm_rs.errors import BudgetError
     from airllm_rs.memory.planner import MemoryPlan
 
+
 def to_json(plan: MemoryPlan, disk: Rate = DISK, memory: Rate = MEMORY) -> dict[str, object]:
     """Return the plan as JSON values, with what a decoded token will cost."""
     inputs = plan.inputs
