@@ -49,10 +49,9 @@ def load_model(
     most = plan.inputs.request.limits.ring_bytes
     if most != PlanLimits().ring_bytes and not plan.fits:
         log.info(
-            "ring: %s (at most %s instead of %s: in earlier runs computing was the limit)",
+            "ring: %s, no larger than it must be above %s: in earlier runs computing was the limit",
             format_bytes(plan.ring_bytes),
             format_bytes(most),
-            format_bytes(PlanLimits().ring_bytes),
         )
     readahead = open_readahead(
         plan,

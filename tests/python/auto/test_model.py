@@ -214,7 +214,7 @@ def test_a_smaller_ring_is_logged(
             pass
         said = [line for line in caplog.messages if line.startswith("ring: ")]
         assert len(said) == lines
-        assert all("at most 64MiB instead of 192MiB" in line for line in said)
+        assert all("no larger than it must be above 64MiB" in line for line in said)
 
 
 def test_memory_is_locked_on_request(path: Path, caplog: pytest.LogCaptureFixture) -> None:
