@@ -20,6 +20,7 @@ from airllm_rs.memory import choose_budget, format_bytes
 from airllm_rs.memory.arithmetic import has_bf16_arithmetic
 from airllm_rs.memory.budget import this_machine
 from airllm_rs.weights.engines import build_profile, probe_engines
+from airllm_rs.weights.huge_pages import huge_page_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ ROOT = Path("/")
 _SIMD = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon")
 _LITTLE = 2 << 30
 _HUGE_GAIN = "reads take 5 to 10 times less CPU"
+_MOST_HUGE = 0.9
 _PROBED_BYTES = 64 << 10
 _PAST_THE_CACHE = ("uring", "direct")
 
@@ -68,7 +70,7 @@ def examine(path: Path | None, root: Path = ROOT) -> list[Finding]:
     return [
         *_reading(place),
         _place(place, root),
-        _huge_pages(root),
+        *_huge_pages(root),
         _locked_memory(),
         _cgroup(root),
         _memory(root),
@@ -133,7 +135,7 @@ def _place(place: Path, root: Path) -> Finding:
     return Finding("file_system", "file system", text, asdict(found), hint)
 
 
-def _huge_pages(root: Path) -> Finding:
+def _huge_pages(root: Path) -> list[Finding]:
     setting = root / "sys/kernel/mm/transparent_hugepage/enabled"
     chosen = text_of(setting).partition("[")[2].partition("]")[0] or None
     text = chosen or "the kernel has none"
@@ -142,7 +144,18 @@ def _huge_pages(root: Path) -> Finding:
         hint = f"echo madvise | sudo tee /{setting.relative_to(root)} ({_HUGE_GAIN})"
     elif chosen is None:
         hint = f"use a kernel with transparent huge pages ({_HUGE_GAIN})"
-    return Finding("huge_pages", "transparent huge pages", text, chosen, hint)
+    share = huge_page_share()
+    missing = None
+    if hint is None and share < _MOST_HUGE:
+        missing = (
+            "free memory is in pieces, or short: echo 1 | sudo tee /proc/sys/vm/compact_memory, "
+            f"or close other programs ({_HUGE_GAIN})"
+        )
+    measured = f"{share:.0%} of an arena is in huge pages"
+    return [
+        Finding("huge_pages", "transparent huge pages", text, chosen, hint),
+        Finding("huge_page_share", "huge pages in use", measured, share, missing),
+    ]
 
 
 def _locked_memory() -> Finding:

@@ -83,7 +83,11 @@ def test_a_faster_disk_makes_faster_tokens(cli: Callable[..., Outcome], model: P
         json.loads(cli("plan", model, "--json", "--weights-memory=3MiB", f"--disk-gbps={rate}").out)
         for rate in (0.5, 1)
     )
-    assert slow["predicted"]["s_per_token"] == 2 * fast["predicted"]["s_per_token"]
+    predicted = [found["predicted"] for found in (slow, fast)]
+    assert [found["disk_source"] for found in predicted] == ["given", "given"]
+    # computing what arrives last overlaps with nothing
+    ratio = predicted[0]["s_per_token"] / predicted[1]["s_per_token"]
+    assert ratio == pytest.approx(2, rel=0.05)
 
 
 def test_people_see_the_parts(cli: Callable[..., Outcome], model: Path) -> None:
