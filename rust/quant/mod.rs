@@ -6,6 +6,7 @@
 //! depend on how many rows there are, nor on what they hold.
 
 mod affine;
+mod arrange;
 mod dense;
 pub mod dequantize;
 pub mod encode;
@@ -19,6 +20,7 @@ mod lut4;
 pub mod product;
 mod scale;
 pub mod scheme;
+mod strips;
 mod table8;
 pub mod team;
 pub mod tier;

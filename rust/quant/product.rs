@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use crate::error::Error;
+use crate::quant::arrange::Arranged;
 use crate::quant::dequantize::write_columns;
 use crate::quant::float::Float;
-use crate::quant::team;
+use crate::quant::layout::Layout;
+use crate::quant::{int8, lut4, team};
 use crate::quant::tier::Tier;
 use crate::quant::weight::Weight;
 
@@ -47,6 +49,8 @@ pub(crate) struct Prepared<'a> {
     pub(crate) given: Activations<'a>,
     /// All of them as f32, row-major.
     pub(crate) numbers: Vec<f32>,
+    /// The same in orders that kernels ask for.
+    pub(crate) arranged: Arranged,
 }
 
 /// Multiply activations with several weights: `out = x @ weight.T + bias`, summed in f32.
@@ -69,6 +73,7 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
         numbers: (0..x.rows * x.cols)
             .map(|index| x.float.load(x.bytes, index))
             .collect(),
+        arranged: Arranged::default(),
     };
     let mut pieces = Vec::new();
     for (index, product) in products.iter().enumerate() {
@@ -120,6 +125,14 @@ unsafe impl Sync for Output {}
 
 /// Write the sums of `rows` of a weight with each row of the activations, (rows, x.rows), f32.
 fn sum(tier: Tier, weight: &Weight<'_>, rows: Range<usize>, x: &Prepared<'_>, sums: &mut [f32]) {
+    let is_done = match weight.layout {
+        Layout::Lut4(_) => lut4::product(tier, weight, rows.clone(), x, sums),
+        Layout::Int8(_) => int8::product(tier, weight, rows.clone(), x, sums),
+        _ => false,
+    };
+    if is_done {
+        return;
+    }
     let mut row_values = vec![0_u8; weight.cols * 4];
     for (row, sums) in rows.zip(sums.chunks_exact_mut(x.given.rows)) {
         write_columns(

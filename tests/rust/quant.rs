@@ -2,6 +2,7 @@
 
 mod dequantize;
 mod encode;
+mod product;
 
 use airllm_rs::quant::float::f32_to_f16;
 use airllm_rs::quant::layout::{Layout, ScaleKind};
