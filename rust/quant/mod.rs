@@ -6,6 +6,7 @@
 //! depend on how many rows there are, nor on what they hold.
 
 mod affine;
+mod arrange;
 mod dense;
 pub mod dequantize;
 pub mod encode;
@@ -20,6 +21,7 @@ pub mod product;
 mod scale;
 pub mod scheme;
 mod scratch;
+mod strips;
 mod table8;
 pub mod team;
 pub mod tier;

@@ -4,11 +4,14 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::error::Error;
+use crate::quant::arrange::Arranged;
 use crate::quant::dense::convert::convert;
 use crate::quant::dense::dot::{self, Lanes, Rows, dot};
 use crate::quant::dequantize::write_columns;
 use crate::quant::float::Float;
 use crate::quant::layout::Layout;
+use crate::quant::int8;
+use crate::quant::lut4;
 use crate::quant::scratch;
 use crate::quant::team;
 use crate::quant::tier::Tier;
@@ -63,6 +66,8 @@ pub struct Product<'a> {
 pub(crate) struct Prepared<'a> {
     /// What came in.
     pub(crate) given: Activations<'a>,
+    /// The same in orders that kernels ask for.
+    pub(crate) arranged: Arranged,
     tier: Tier,
     numbers: OnceLock<Vec<u8>>,
 }
@@ -71,6 +76,7 @@ impl<'a> Prepared<'a> {
     fn new(tier: Tier, given: Activations<'a>) -> Self {
         Self {
             given,
+            arranged: Arranged::default(),
             tier,
             numbers: OnceLock::new(),
         }
@@ -188,9 +194,16 @@ impl Target<'_> {
 
 /// Write the sums of `rows` of a weight with each row of the activations, (rows, x.rows), f32.
 fn sum(tier: Tier, weight: &Weight<'_>, rows: Range<usize>, x: &Prepared<'_>, sums: &mut [f32]) {
-    if let &Layout::Dense(stored) = weight.layout {
-        sum_dense(tier, weight, stored, rows, x, sums);
-    } else {
+    let is_done = match weight.layout {
+        &Layout::Dense(stored) => {
+            sum_dense(tier, weight, stored, rows.clone(), x, sums);
+            true
+        }
+        Layout::Lut4(_) => lut4::product(tier, weight, rows.clone(), x, sums),
+        Layout::Int8(_) => int8::product(tier, weight, rows.clone(), x, sums),
+        _ => false,
+    };
+    if !is_done {
         sum_decoded(tier, weight, rows, x, sums);
     }
 }

@@ -3,6 +3,7 @@
 mod dense;
 mod dequantize;
 mod encode;
+mod fused;
 mod numbers;
 mod product;
 mod team;

@@ -6,6 +6,13 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod product;
+#[cfg(target_arch = "x86_64")]
+mod product_avx2;
+#[cfg(target_arch = "x86_64")]
+mod product_avx512;
+
+pub(crate) use self::product::product;
 
 use std::ops::Range;
 

@@ -74,3 +74,20 @@ pub(crate) fn f16(low: __m512, high: __m512) -> __m512i {
     let high = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high);
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
 }
+
+/// Ask for the line that begins `ahead` bytes after these.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn prefetch(line: &[u8], ahead: usize) {
+    let address = line.as_ptr().wrapping_add(ahead).cast();
+    // SAFETY: a hint; it may point anywhere.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+}
+
+/// The same bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn as_bf16(bits: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits without meaning of their own.
+    unsafe { std::mem::transmute(bits) }
+}

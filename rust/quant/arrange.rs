@@ -1,0 +1,146 @@
+//! Activations in the orders in which kernels meet the codes, made when first asked for.
+
+use std::sync::OnceLock;
+
+use crate::quant::product::Prepared;
+
+/// Sixteen f32 in a cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Numbers(pub(crate) [f32; 16]);
+
+/// Thirty-two bfloat16 in a cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Halves(pub(crate) [u16; 32]);
+
+/// How columns follow one another; rows are filled up with zeros to whole groups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As they come, in groups of 64.
+    Plain,
+    /// As nibbles lie in lanes: first the first nibble of each lane, then the second of each.
+    Nibbles {
+        /// Lanes of a register.
+        lanes: usize,
+        /// Nibbles in a lane.
+        nibbles: usize,
+        /// Whether the lower nibble of a byte comes first.
+        low_first: bool,
+    },
+}
+
+impl Order {
+    /// For f32 lanes of registers of 512 bits: groups of 128 columns.
+    pub(crate) const fn wide(low_first: bool) -> Self {
+        Self::Nibbles {
+            lanes: 16,
+            nibbles: 8,
+            low_first,
+        }
+    }
+
+    /// For f32 lanes of registers of 256 bits: groups of 64 columns.
+    pub(crate) const fn narrow(low_first: bool) -> Self {
+        Self::Nibbles {
+            lanes: 8,
+            nibbles: 8,
+            low_first,
+        }
+    }
+
+    /// For bfloat16 lanes of registers of 512 bits: groups of 128 columns.
+    pub(crate) const fn halves(low_first: bool) -> Self {
+        Self::Nibbles {
+            lanes: 32,
+            nibbles: 4,
+            low_first,
+        }
+    }
+
+    const fn group(self) -> usize {
+        match self {
+            Self::Plain => 64,
+            Self::Nibbles { lanes, nibbles, .. } => lanes * nibbles,
+        }
+    }
+
+    /// The column of a group that comes at `place`.
+    fn column(self, place: usize) -> usize {
+        match self {
+            Self::Plain => place,
+            Self::Nibbles {
+                lanes,
+                nibbles,
+                low_first,
+            } => {
+                // nibbles count from the lowest bit up
+                let nibble = place / lanes;
+                place % lanes * nibbles + (nibble ^ usize::from(!low_first))
+            }
+        }
+    }
+}
+
+/// Every order that was asked for.
+#[derive(Default)]
+pub(crate) struct Arranged {
+    numbers: Cells<Numbers>,
+    halves: Cells<Halves>,
+}
+
+// One for each order: plain, and three kinds of lanes with either nibble first.
+type Cells<T> = [OnceLock<Vec<T>>; 7];
+
+impl Order {
+    const fn cell(self) -> usize {
+        match self {
+            Self::Plain => 0,
+            Self::Nibbles {
+                lanes, low_first, ..
+            } => 1 + 2 * (lanes / 16) + low_first as usize,
+        }
+    }
+}
+
+impl Arranged {
+    /// The activations, each row from a new line on.
+    pub(crate) fn numbers(&self, x: &Prepared<'_>, order: Order) -> &[Numbers] {
+        self.numbers[order.cell()].get_or_init(|| {
+            let item = |number| number;
+            lines(x, order, item).into_iter().map(Numbers).collect()
+        })
+    }
+
+    /// The same as bfloat16, which they must be.
+    pub(crate) fn halves(&self, x: &Prepared<'_>, order: Order) -> &[Halves] {
+        self.halves[order.cell()].get_or_init(|| {
+            let item = |number: f32| (number.to_bits() >> 16) as u16;
+            lines(x, order, item).into_iter().map(Halves).collect()
+        })
+    }
+}
+
+/// All rows in an order, `N` items to a line.
+fn lines<T: Copy + Default, const N: usize>(
+    x: &Prepared<'_>,
+    order: Order,
+    item: impl Fn(f32) -> T,
+) -> Vec<[T; N]> {
+    let (cols, group) = (x.given.cols, order.group());
+    let columns: Vec<usize> = (0..group).map(|place| order.column(place)).collect();
+    let mut lines = Vec::with_capacity(x.given.rows * cols.div_ceil(group) * group / N);
+    for row in x.numbers().chunks_exact(4 * cols.max(1)) {
+        for part in row.chunks(4 * group) {
+            let (part, _) = part.as_chunks::<4>();
+            for columns in columns.chunks_exact(N) {
+                let number = |place: usize| {
+                    part.get(columns[place])
+                        .map_or(0.0, |&bytes| f32::from_le_bytes(bytes))
+                };
+                lines.push(std::array::from_fn(|place| item(number(place))));
+            }
+        }
+    }
+    lines
+}
