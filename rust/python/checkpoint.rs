@@ -8,6 +8,7 @@ use pyo3::types::PyTuple;
 
 use crate::checkpoint::Checkpoint;
 use crate::python::errors::raise;
+use crate::store;
 
 type Info<'py> = (&'static str, Bound<'py, PyTuple>, u32, u64, u64);
 
@@ -21,7 +22,12 @@ pub(crate) struct PyCheckpoint {
 impl PyCheckpoint {
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let inner = py.detach(|| Checkpoint::open(&path)).map_err(raise)?;
+        // A store's manifest knows more than its index: sizes, and other directories.
+        let open = || match store::open(&path)? {
+            Some(checkpoint) => Ok(checkpoint),
+            None => Checkpoint::open(&path),
+        };
+        let inner = py.detach(open).map_err(raise)?;
         Ok(Self { inner })
     }
 

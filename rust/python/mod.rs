@@ -6,6 +6,7 @@ mod checkpoint;
 mod errors;
 mod readahead;
 mod rows;
+mod store;
 
 use std::path::PathBuf;
 
@@ -42,6 +43,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(bench::bench_io, module)?)?;
     module.add_function(wrap_pyfunction!(probe_engines, module)?)?;
     module.add_function(wrap_pyfunction!(rows::gather_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(store::read_manifest, module)?)?;
+    module.add_function(wrap_pyfunction!(store::verify_store, module)?)?;
+    module.add_function(wrap_pyfunction!(store::write_store, module)?)?;
     module.add("AirLLMError", py.get_type::<errors::AirLLMError>())?;
     module.add("CheckpointError", py.get_type::<errors::CheckpointError>())?;
     module.add(

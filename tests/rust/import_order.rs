@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 9] = [
+const ORDER: [&str; 11] = [
     "error",
     "dtype",
     "sync",
     "arena",
     "extent",
     "checkpoint",
+    "quant",
     "io",
+    "store",
     "readahead",
     "python",
 ];

@@ -8,3 +8,4 @@ mod extent;
 mod import_order;
 mod io;
 mod readahead;
+mod store;

@@ -1,0 +1,5 @@
+//! Stub.
+
+pub mod encode;
+pub mod float;
+pub mod scheme;
