@@ -1,6 +1,6 @@
 """The Rust extension: bytes, threads, kernels. It never sees a tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Final, Literal, Self, TypedDict, final, type_check_only
@@ -21,6 +21,9 @@ __all__ = [
     "bench_io",
     "gather_rows",
     "probe_engines",
+    "read_manifest",
+    "verify_store",
+    "write_store",
 ]
 
 __version__: Final[str]
@@ -358,4 +361,63 @@ def probe_engines(path: str | PathLike[str]) -> list[tuple[str, bool, str | None
     """Return (engine, whether it can read this file, why not, its alignment) for every engine.
 
     Of one that can, the third is None or what is to be known about it.
+    """
+
+def read_manifest(directory: str | PathLike[str]) -> str | None:
+    """Return the manifest of a shard store as JSON, checked; None if there is none.
+
+    Raises:
+        CheckpointError: if it is none, leads elsewhere or is of another format version.
+        OSError: if it cannot be read.
+    """
+
+def verify_store(
+    directory: str | PathLike[str],
+    *,
+    threads: int,
+    progress: Callable[[int, int, int], object] | None = None,
+) -> int:
+    """Read every byte of a shard store, hold it against its checksum, and return how many.
+
+    Args:
+        directory: Has the manifest.
+        threads: How many read at once.
+        progress: Told ten times a second how many bytes are verified; two zeros follow.
+
+    Raises:
+        CheckpointError: naming the file, chunk and tensor of the first bytes that differ.
+        OSError: if a file cannot be read.
+    """
+
+def write_store(
+    directories: Sequence[str | PathLike[str]],
+    sources: Sequence[str | PathLike[str]],
+    files: Sequence[tuple[str, str, int, Mapping[str, str], Sequence[tuple[object, ...]]]],
+    *,
+    threads: int,
+    block_bytes: int,
+    is_thorough: bool = True,
+    progress: Callable[[int, int, int], object] | None = None,
+) -> list[tuple[str, str, int, int, list[int], list[str]]]:
+    """Make files of a shard store, each whole or absent; those that are finished are kept.
+
+    Args:
+        directories: Where files go.
+        sources: The files of the checkpoint.
+        files: Of each its name, its layer, the number of its directory, the metadata of its header
+            and its tensors: of each the name, dtype, shape, (number of the source, offset, nbytes),
+            the scheme or None to copy it, and whether it begins a unit.
+        threads: How many work.
+        block_bytes: Bytes of the source that each works on at a time.
+        is_thorough: Whether good scales are searched for.
+        progress: Told ten times a second how many bytes of the source are dealt with, and how many
+            files were made and kept.
+
+    Returns:
+        Of each file its name, layer, directory, size, the CRC32C of each 8 MiB, and the tensors
+        that were to be encoded and hold what is no number.
+
+    Raises:
+        ValueError: for a tensor that cannot be made.
+        OSError: if the disk is full, or a file cannot be read or written.
     """

@@ -22,6 +22,10 @@ use crate::store::manifest::Manifest;
 /// # Errors
 /// When the manifest, a header or the size of a file is not what it should be.
 pub fn open(directory: &Path) -> Result<Option<Checkpoint>, Error> {
+    // Of a file, nothing beside it counts.
+    if !directory.is_dir() {
+        return Ok(None);
+    }
     let directory =
         &std::path::absolute(directory).map_err(|source| Error::open(source, directory))?;
     let Some(manifest) = Manifest::read(directory)? else {

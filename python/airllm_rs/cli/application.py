@@ -12,6 +12,8 @@ from airllm_rs.cli.inspect import inspect
 from airllm_rs.cli.make_model import make_model
 from airllm_rs.cli.plan import plan
 from airllm_rs.cli.run import run
+from airllm_rs.cli.shard import shard
+from airllm_rs.cli.verify import verify
 
 PROGRAM = "airllm-rs"
 
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(name="bench", help="Measure, and make what is measured.", no_args_is_help=True)
 app.command()(run)
+app.command()(shard)
+app.command()(verify)
 app.command()(inspect)
 app.command()(plan)
 app.command()(doctor)
