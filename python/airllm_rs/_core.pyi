@@ -55,8 +55,19 @@ class Checkpoint:
     def open(path: str | PathLike[str]) -> Checkpoint:
         """Parse a ``.safetensors`` file, an index, or a directory with ``model.safetensors``.
 
+        Of a shard store its manifest says which files there are, in which directories.
+
         Raises:
             CheckpointError: naming file and offset, for what contradicts itself or the files.
+            OSError: if a file cannot be read.
+        """
+
+    @staticmethod
+    def open_files(paths: Sequence[str | PathLike[str]]) -> Checkpoint:
+        """Parse several ``.safetensors`` files without an index, which share no names.
+
+        Raises:
+            CheckpointError: naming file and offset, for what contradicts itself or another file.
             OSError: if a file cannot be read.
         """
 

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::checkpoint::Checkpoint;
+use crate::error::Error;
 use crate::python::errors::raise;
 use crate::store;
 
@@ -28,6 +29,20 @@ impl PyCheckpoint {
             None => Checkpoint::open(&path),
         };
         let inner = py.detach(open).map_err(raise)?;
+        Ok(Self { inner })
+    }
+
+    #[staticmethod]
+    fn open_files(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<Self> {
+        let open = || {
+            let absolute = |path: PathBuf| {
+                std::path::absolute(&path).map_err(|source| Error::open(source, &path))
+            };
+            let paths = paths.into_iter().map(absolute).collect::<Result<_, _>>()?;
+            Checkpoint::of_files(paths, store::format::PAD)
+        };
+        let inner = py.detach(open);
+        let inner = inner.map_err(raise)?;
         Ok(Self { inner })
     }
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.auto.opening import open_files
 from airllm_rs.families import family_of, validate
 from airllm_rs.memory import choose_budget
 from airllm_rs.store import StoreRequest, check_scheme, make_store
+from airllm_rs.store.registry import register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
+    from pathlib import Path
 
     from airllm_rs.auto.options import LoadOptions
     from airllm_rs.stats.progress import Progress
@@ -52,5 +53,8 @@ def shard(
         scheme=scheme,
         directories=tuple(directory.absolute() for directory in directories),
         memory_bytes=budget.nbytes,
+        may_delete=delete_original,
     )
-    return make_store(request, progress)
+    made = make_store(request, progress)
+    register(made.store)
+    return made

@@ -168,7 +168,7 @@ def _is_tied(layer: Layer, spec: TensorSpec) -> bool:
 
 
 def _stripe(layer: str, tensors: Sequence[TensorJob], directories: int) -> Iterator[FileJob]:
-    """Deal the large tensors out, each to the directory that has least; small ones end the first."""
+    """Deal large tensors out, each to the directory that has least; small ones go to the first."""
     large = [tensor for tensor in tensors if tensor.info.nbytes >= UNIT_BYTES]
     hands: list[list[TensorJob]] = [[] for _ in range(directories)]
     for tensor in large:

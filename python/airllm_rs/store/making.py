@@ -1,4 +1,4 @@
-"""A store made of a checkpoint: asked for, planned, written, committed; resumed where it stopped."""
+"""A store made of a checkpoint: planned, written, committed; resumed where it stopped."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import logging
 import os
 import shutil
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.disk_space import require_space
 from airllm_rs.checkpoint.durable import locked
+from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
 from airllm_rs.errors import CheckpointChanged, NotEnoughSpaceException, StoreError
 from airllm_rs.store.companions import copy_companions
 from airllm_rs.store.identity import ENCODER_VERSION, identify
 from airllm_rs.store.jobs import metadata_of, plan_store
-from airllm_rs.store.manifest import MANIFEST, STRIPE, StoredFile, commit, read_store
+from airllm_rs.store.manifest import STRIPE, StoredFile, commit, read_store
+from airllm_rs.store.originals import delete_originals
+from airllm_rs.store.verification import verify_store
 from airllm_rs.store.workforce import Workforce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from airllm_rs.checkpoint import ModelFiles
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK = ".airllm_rs.lock"
-RECORDS = ".airllm_rs-progress"
-"""The directory that says which files are finished; gone when all are."""
 
 _REMEDY = "free some, or choose another place"
 
@@ -53,8 +54,8 @@ class StoreRequest:
     """More than one: the units of each layer are spread over them."""
     memory_bytes: int
     """The budget of the whole process."""
-    name: str = field(default="")
-    """What people call the model."""
+    may_delete: bool = False
+    """Delete the weights of the checkpoint when the new store has been verified."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def _make(
     progress: Progress,
 ) -> Made:
     check_space(request.directories, jobs, f"making a store of {request.files.path.name}")
+    for directory in request.directories:
+        (directory / RECORDS).mkdir(exist_ok=True)  # from here on it is known whose it is
     copy_companions(request.files.path, request.directories[0], request.scheme)
     counts = Counts()
     total = sum(job.source_bytes for job in jobs)
@@ -124,7 +127,12 @@ def _make(
     if identify(request.files.path, request.files.files) != identity:
         raise CheckpointChanged(f"{request.files.path} was changed while it was read; start again")
     store = finish(request.directories, request.scheme, identity, files)
-    return Made(store, counts.made, counts.kept, counts.nbytes)
+    deleted = 0
+    if request.may_delete:
+        verify_store(store.directory, progress)
+        deleted = delete_originals(request.files)
+        log.info("deleted %.2f GB of %s", deleted / 1e9, identity.name)
+    return Made(store, counts.made, counts.kept, counts.nbytes, deleted)
 
 
 class Counts:
@@ -144,7 +152,7 @@ def write_files(
     jobs: Sequence[FileJob],
     metadata: dict[str, str],
     workforce: Workforce,
-    advance: object,
+    advance: Callable[[int, int, int], object],
 ) -> list[StoredFile]:
     """Make files of a store; a full disk is told in words.
 

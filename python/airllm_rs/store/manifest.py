@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.durable import sync_directory, write_json
+from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.store.jobs import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MANIFEST = "airllm_rs.json"
 STRIPE = "airllm_rs.stripe.json"
 PAD = "__pad__."
 
