@@ -55,6 +55,55 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The variable that forces a SIMD tier names one that is not there.
+    #[error("AIRLLM_RS_SIMD={name} is not available here; available: {available}")]
+    SimdTier {
+        /// What it says.
+        name: String,
+        /// What it could say.
+        available: String,
+    },
+    /// A part of a packed weight is smaller than its layout and shape demand.
+    #[error("part {part} of a packed weight has {found} bytes, needs {needed}")]
+    WeightPart {
+        /// The part.
+        part: &'static str,
+        /// Bytes that it must have.
+        needed: usize,
+        /// Bytes that it has.
+        found: usize,
+    },
+    /// A packed weight of a shape that its layout cannot have.
+    #[error(
+        "a packed weight of shape ({rows}, {cols}): columns must be a positive multiple of {step}"
+    )]
+    WeightShape {
+        /// Its rows.
+        rows: usize,
+        /// Its columns.
+        cols: usize,
+        /// What the columns must be a multiple of; 0 for a block size of zero.
+        step: usize,
+    },
+    /// A column of a packed weight belongs to a group that does not exist.
+    #[error("a column of a packed weight belongs to group {group} of {groups}")]
+    WeightGroup {
+        /// The number of the group.
+        group: usize,
+        /// How many there are.
+        groups: usize,
+    },
+
+    /// Activations, weights and results of a product do not fit together.
+    #[error("{what} of a product: {found}, expected {needed}")]
+    ProductShape {
+        /// What does not fit.
+        what: &'static str,
+        /// What it must be, or at most.
+        needed: usize,
+        /// What it is.
+        found: usize,
+    },
     /// A safetensors file is not what it claims to be.
     #[error("{}: at offset {offset}: {fault}", path.display())]
     Header {

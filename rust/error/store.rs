@@ -113,7 +113,7 @@ pub enum ManifestFault {
         known: u32,
     },
     /// A name that could lead elsewhere.
-    #[error("the manifest names {name:?}; only plain names of .safetensors files are read")]
+    #[error("the manifest names {name:?}; only plain names are taken, of weights .safetensors")]
     Escape {
         /// The name.
         name: String,

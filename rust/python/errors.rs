@@ -77,7 +77,12 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::ItemSize { .. }
         | Error::UnknownUnit { .. }
         | Error::RepeatedResident { .. }
-        | Error::UnitTooLarge { .. } => PyValueError::new_err(message),
+        | Error::UnitTooLarge { .. }
+        | Error::SimdTier { .. }
+        | Error::WeightPart { .. }
+        | Error::WeightShape { .. }
+        | Error::ProductShape { .. }
+        | Error::WeightGroup { .. } => PyValueError::new_err(message),
         Error::Store(StoreError::Write { source, path, what }) => os_error(&source, &what, &path),
         Error::Store(StoreError::Job { .. }) => PyValueError::new_err(message),
         Error::Store(StoreError::Interrupted) => PyKeyboardInterrupt::new_err(()),

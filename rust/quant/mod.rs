@@ -1,5 +1,24 @@
-//! Stub.
+//! Packed weights: layouts, the scalar reference, and kernels chosen at run time.
+//!
+//! A layout says how bytes become numbers; one file per layout holds its readable scalar decoder and
+//! the SIMD kernels beside it. Dequantisation is exact: every tier gives the bits of the scalar one.
+//! Products of few rows are batch-invariant within a tier: the bits of a row of the result do not
+//! depend on how many rows there are, nor on what they hold.
 
+mod affine;
+mod dense;
+pub mod dequantize;
 pub mod encode;
 pub mod float;
+mod fp8;
+mod ggml;
+mod int8;
+pub mod layout;
+mod lut4;
+pub mod product;
+mod scale;
 pub mod scheme;
+mod table8;
+pub mod team;
+pub mod tier;
+pub mod weight;

@@ -1,5 +1,7 @@
 //! The schemes that this package encodes, and how they lie in a shard store.
 
+use crate::quant::layout::{Int8, Layout, Lut4, NF4, ScaleKind};
+
 /// What `compression=` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -67,5 +69,27 @@ impl Scheme {
     #[must_use]
     pub const fn has_row(self) -> bool {
         !matches!(self, Self::Nf4)
+    }
+
+    /// How the encoded weights are decoded.
+    #[must_use]
+    pub fn layout(self) -> Layout {
+        let lut4 = |scale| {
+            Layout::Lut4(Lut4 {
+                codebook: NF4,
+                block: self.block(),
+                scale,
+                low_first: false,
+                global_divides: false,
+            })
+        };
+        match self {
+            Self::Int8 => Layout::Int8(Int8 {
+                block: self.block(),
+                scale: ScaleKind::U8Row,
+            }),
+            Self::Four | Self::FourHq => lut4(ScaleKind::I8Row),
+            Self::Nf4 => lut4(ScaleKind::F32),
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, StoreError};
 use crate::extent::Extent;
 use crate::quant::float::Float;
+use crate::quant::layout::NF4;
 use crate::quant::scheme::Scheme;
 use crate::store::format::Placed;
 
@@ -258,30 +259,6 @@ fn nf4_state(dtype: Dtype, shape: &[u64]) -> [Vec<u8>; 2] {
     });
     [map, state.to_string().into_bytes()]
 }
-
-// bitsandbytes' codebook.
-#[expect(
-    clippy::excessive_precision,
-    reason = "the digits that its authors published"
-)]
-const NF4: [f32; 16] = [
-    -1.0,
-    -0.6961928009986877,
-    -0.5250730514526367,
-    -0.39491748809814453,
-    -0.28444138169288635,
-    -0.18477343022823334,
-    -0.09105003625154495,
-    0.0,
-    0.07958029955625534,
-    0.16093020141124725,
-    0.24611230194568634,
-    0.33791524171829224,
-    0.44070982933044434,
-    0.5626170039176941,
-    0.7229568362236023,
-    1.0,
-];
 
 fn pieces(total: u64, piece: u64) -> impl Iterator<Item = Range<u64>> {
     let piece = piece.max(1);

@@ -53,6 +53,9 @@ pub struct Manifest {
     pub source: Value,
     /// The directories: the first is the manifest's own and called `.`, others are absolute.
     pub directories: Vec<String>,
+    /// What was copied beside the weights.
+    #[serde(default)]
+    pub companions: Vec<String>,
     /// The files, in the order of use.
     pub files: Vec<FileRecord>,
 }
@@ -102,6 +105,9 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), ManifestFault> {
+        if let Some(name) = self.companions.iter().find(|name| !is_name(name)) {
+            return Err(ManifestFault::Escape { name: name.clone() });
+        }
         let mut seen = HashSet::new();
         for file in &self.files {
             let name = file.name.clone();
@@ -213,13 +219,15 @@ fn at(path: &Path, fault: ManifestFault) -> Error {
     })
 }
 
-// A name and nothing else: no directory, no hidden file.
-pub(crate) fn is_plain(name: &str) -> bool {
+// Of a file with tensors.
+fn is_plain(name: &str) -> bool {
+    is_name(name) && name.ends_with(".safetensors") && !name.starts_with('.')
+}
+
+// A name and nothing else: no directory.
+fn is_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let is_one =
         matches!(components.next(), Some(Component::Normal(_))) && components.next().is_none();
-    is_one
-        && name.ends_with(".safetensors")
-        && !name.starts_with('.')
-        && !name.contains(['/', '\\', '\0'])
+    is_one && !name.contains(['/', '\\', '\0'])
 }

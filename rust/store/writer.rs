@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::io::block::{Block, BlockFiles};
 use crate::quant::encode::{Effort, NotFinite, encode_row};
 use crate::quant::float::{Float, bf16_to_f32, f16_to_f32};
+use crate::quant::scheme::Scheme;
 use crate::store::checksum::Pieces;
 use crate::store::disk::{self, Output, Step, Watch};
 use crate::store::format::{self, Layout};
@@ -413,6 +414,12 @@ fn encode(
         cols,
         ..
     } = encoding;
+    // Of what others read, they have the first word: absmax, as bitsandbytes encodes.
+    let effort = if scheme == Scheme::Nf4 {
+        Effort::Fast
+    } else {
+        effort
+    };
     let row_nbytes = cols * float.nbytes();
     let rows = bytes.len() / row_nbytes;
     let Parts { q, scale, row } = parts;

@@ -7,5 +7,6 @@ mod dtype;
 mod extent;
 mod import_order;
 mod io;
+mod quant;
 mod readahead;
 mod store;

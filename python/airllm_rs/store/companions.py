@@ -30,9 +30,13 @@ def companions(source: Path) -> Iterator[Path]:
             yield path
 
 
-def copy_companions(source: Path, target: Path, scheme: str | None) -> None:
-    """Copy configuration, tokenizer and chat template; each file is whole or absent."""
-    for path in companions(source):
+def copy_companions(source: Path, target: Path, scheme: str | None) -> list[str]:
+    """Copy configuration, tokenizer and chat template, and return the names.
+
+    Each file is whole or absent.
+    """
+    found = list(companions(source))
+    for path in found:
         temporary = target / f"{path.name}.tmp"
         shutil.copyfile(path, temporary)
         temporary.replace(target / path.name)
@@ -40,6 +44,7 @@ def copy_companions(source: Path, target: Path, scheme: str | None) -> None:
     if scheme == "nf4":
         config["quantization_config"] = _BITSANDBYTES
     write_json(target / "config.json", config, indent=2)
+    return ["config.json", *(path.name for path in found)]
 
 
 # What transformers needs to load the weights through bitsandbytes.

@@ -106,7 +106,7 @@ def _make(
     check_space(request.directories, jobs, f"making a store of {request.files.path.name}")
     for directory in request.directories:
         (directory / RECORDS).mkdir(exist_ok=True)  # from here on it is known whose it is
-    copy_companions(request.files.path, request.directories[0], request.scheme)
+    companions = copy_companions(request.files.path, request.directories[0], request.scheme)
     counts = Counts()
     total = sum(job.source_bytes for job in jobs)
     label = f"{'encoding' if request.scheme else 'copying'} {request.files.path.name}"
@@ -126,7 +126,7 @@ def _make(
         )
     if identify(request.files.path, request.files.files) != identity:
         raise CheckpointChanged(f"{request.files.path} was changed while it was read; start again")
-    store = finish(request.directories, request.scheme, identity, files)
+    store = finish(request.directories, request.scheme, identity, files, companions)
     deleted = 0
     if request.may_delete:
         verify_store(store.directory, progress)
@@ -189,6 +189,7 @@ def finish(
     scheme: str | None,
     identity: SourceIdentity,
     files: Sequence[StoredFile],
+    companions: Sequence[str],
 ) -> Store:
     """Commit a store whose files are all finished, and return it."""
     expected = {(file.directory, file.name) for file in files}
@@ -197,7 +198,7 @@ def finish(
         for record in (directory / RECORDS).glob("*.safetensors.json"):
             if (number, record.stem) not in expected:
                 (directory / record.stem).unlink(missing_ok=True)
-    commit(directories, scheme, identity.as_json(), files)
+    commit(directories, scheme, identity.as_json(), files, companions)
     for directory in directories:
         shutil.rmtree(directory / RECORDS, ignore_errors=True)
     store = read_store(directories[0])

@@ -43,6 +43,8 @@ class Store:
     scheme: str | None
     source: Mapping[str, object] = field(repr=False)
     files: tuple[StoredFile, ...] = field(repr=False)
+    companions: tuple[str, ...] = field(repr=False)
+    """The files beside the weights, in the first directory."""
 
     @property
     def fingerprint(self) -> str:
@@ -90,6 +92,7 @@ def read_store(directory: Path) -> Store | None:
             )
             for file in found["files"]
         ),
+        companions=tuple(found["companions"]),
     )
 
 
@@ -98,6 +101,7 @@ def commit(
     scheme: str | None,
     source: Mapping[str, object],
     files: Sequence[StoredFile],
+    companions: Sequence[str],
 ) -> None:
     """Make a store of files that are finished: after this it is there, before it was not."""
     own, *others = directories
@@ -114,6 +118,7 @@ def commit(
         "scheme": scheme,
         "source": source,
         "directories": [".", *(str(path) for path in others)],
+        "companions": list(companions),
         "files": [file._asdict() for file in files],
     }
     write_json(own / MANIFEST, manifest)

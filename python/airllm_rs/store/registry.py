@@ -136,7 +136,7 @@ def _remove_store(directory: Path) -> None:
         raise StoreError(f"{directory} has no {MANIFEST}")
     # first the manifest: half a store is none
     (directory / MANIFEST).unlink()
-    for path in store.paths:
+    for path in (*store.paths, *(directory / name for name in store.companions)):
         path.unlink(missing_ok=True)
     for place in store.directories:
         for name in (INDEX, STRIPE, LOCK):

@@ -71,6 +71,7 @@ impl Made {
             scheme: None,
             source: Value::Null,
             directories: vec![".".to_owned()],
+            companions: vec![],
             files,
         };
         let text = serde_json::to_vec(&json!(manifest)).unwrap();

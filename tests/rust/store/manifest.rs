@@ -77,6 +77,18 @@ fn names_that_lead_elsewhere_are_refused() {
 }
 
 #[test]
+fn companions_that_lie_elsewhere_are_refused() {
+    for name in ["../config.json", "/etc/passwd", "a/b", "", ".."] {
+        let mut value = manifest(json!([]));
+        value["companions"] = json!([name]);
+        assert!(
+            matches!(parse(&value), Err(ManifestFault::Escape { .. })),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn contradictions_are_named() {
     let twice = manifest(json!([file("a.safetensors"), file("a.safetensors")]));
     assert!(matches!(parse(&twice), Err(ManifestFault::Repeated { .. })));
