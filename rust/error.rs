@@ -1,7 +1,11 @@
 //! The one enum for everything that can go wrong.
 
+mod store;
+
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub use crate::error::store::{ManifestFault, StoreError};
 
 /// What went wrong, with the data that tells where.
 #[derive(Debug, thiserror::Error)]
@@ -328,6 +332,9 @@ pub enum Error {
     /// A thread failed in a way that it must not.
     #[error("the I/O thread panicked; this is a bug")]
     WorkerPanicked,
+    /// A shard store cannot be made, or is not what it claims to be.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The readahead was closed.
     #[error("the readahead is closed")]
     Closed,
@@ -456,6 +463,12 @@ pub enum HeaderFault {
         begin: u64,
         /// Where the one before ends.
         end: u64,
+    },
+    /// A tensor that another file of the same checkpoint has.
+    #[error("tensor {tensor:?} is in another file, too")]
+    Repeated {
+        /// The tensor.
+        tensor: String,
     },
     /// Data that is not as long as the tensors say.
     #[error(

@@ -1,7 +1,7 @@
 //! Bytes, threads and kernels of `airllm_rs`: weights move from disk to the memory that tensors look at.
 //!
 //! Each module uses only those before it:
-//! `error < dtype < sync < arena < extent < checkpoint < quant < io < readahead < python`.
+//! `error < dtype < sync < arena < extent < checkpoint < quant < io < store < readahead < python`.
 
 pub mod arena;
 pub mod checkpoint;
@@ -11,6 +11,7 @@ pub mod extent;
 pub mod io;
 pub mod quant;
 pub mod readahead;
+pub mod store;
 pub mod sync;
 
 #[cfg(feature = "python")]

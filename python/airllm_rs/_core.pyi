@@ -1,6 +1,6 @@
 """The Rust extension: bytes, threads, kernels. It never sees a tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Final, Literal, Self, TypedDict, final, type_check_only
@@ -25,7 +25,10 @@ __all__ = [
     "gather_rows",
     "linear",
     "probe_engines",
+    "read_manifest",
     "simd_tier",
+    "verify_store",
+    "write_store",
 ]
 
 __version__: Final[str]
@@ -57,8 +60,19 @@ class Checkpoint:
     def open(path: str | PathLike[str]) -> Checkpoint:
         """Parse a ``.safetensors`` file, an index, or a directory with ``model.safetensors``.
 
+        Of a shard store its manifest says which files there are, in which directories.
+
         Raises:
             CheckpointError: naming file and offset, for what contradicts itself or the files.
+            OSError: if a file cannot be read.
+        """
+
+    @staticmethod
+    def open_files(paths: Sequence[str | PathLike[str]]) -> Checkpoint:
+        """Parse several ``.safetensors`` files without an index, which share no names.
+
+        Raises:
+            CheckpointError: naming file and offset, for what contradicts itself or another file.
             OSError: if a file cannot be read.
         """
 
@@ -458,3 +472,61 @@ def probe_engines(path: str | PathLike[str]) -> list[tuple[str, bool, str | None
 
 def simd_tier() -> str:
     """Return which kernels run: the best that the processor has, or ``AIRLLM_RS_SIMD``."""
+def read_manifest(directory: str | PathLike[str]) -> str | None:
+    """Return the manifest of a shard store as JSON, checked; None if there is none.
+
+    Raises:
+        CheckpointError: if it is none, leads elsewhere or is of another format version.
+        OSError: if it cannot be read.
+    """
+
+def verify_store(
+    directory: str | PathLike[str],
+    *,
+    threads: int,
+    progress: Callable[[int, int, int], object] | None = None,
+) -> int:
+    """Read every byte of a shard store, hold it against its checksum, and return how many.
+
+    Args:
+        directory: Has the manifest.
+        threads: How many read at once.
+        progress: Told ten times a second how many bytes are verified; two zeros follow.
+
+    Raises:
+        CheckpointError: naming the file, chunk and tensor of the first bytes that differ.
+        OSError: if a file cannot be read.
+    """
+
+def write_store(
+    directories: Sequence[str | PathLike[str]],
+    sources: Sequence[str | PathLike[str]],
+    files: Sequence[tuple[str, str, int, Mapping[str, str], Sequence[tuple[object, ...]]]],
+    *,
+    threads: int,
+    block_bytes: int,
+    is_thorough: bool = True,
+    progress: Callable[[int, int, int], object] | None = None,
+) -> list[tuple[str, str, int, int, list[int], list[str]]]:
+    """Make files of a shard store, each whole or absent; those that are finished are kept.
+
+    Args:
+        directories: Where files go.
+        sources: The files of the checkpoint.
+        files: Of each its name, its layer, the number of its directory, the metadata of its header
+            and its tensors: of each the name, dtype, shape, (number of the source, offset, nbytes),
+            the scheme or None to copy it, and whether it begins a unit.
+        threads: How many work.
+        block_bytes: Bytes of the source that each works on at a time.
+        is_thorough: Whether good scales are searched for.
+        progress: Told ten times a second how many bytes of the source are dealt with, and how many
+            files were made and kept.
+
+    Returns:
+        Of each file its name, layer, directory, size, the CRC32C of each 8 MiB, and the tensors
+        that were to be encoded and hold what is no number.
+
+    Raises:
+        ValueError: for a tensor that cannot be made.
+        OSError: if the disk is full, or a file cannot be read or written.
+    """

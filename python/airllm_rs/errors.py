@@ -27,6 +27,7 @@ __all__ = [
     "MissingDependencyError",
     "NotEnoughSpaceException",
     "NotScheduled",
+    "StoreError",
     "TokenizerError",
     "UnsupportedModelError",
     "WorkerPanicked",
@@ -39,6 +40,10 @@ class ConfigError(AirLLMError):
 
 class UnsupportedModelError(AirLLMError):
     """The checkpoint is well-formed, but of a kind that this package does not run."""
+
+
+class StoreError(AirLLMError):
+    """A shard store is not the one that is wanted, or cannot be made where it was wanted."""
 
 
 class TokenizerError(AirLLMError):

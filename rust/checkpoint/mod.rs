@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::header::Header;
 use crate::dtype::Dtype;
-use crate::error::{Error, IndexFault};
+use crate::error::{Error, HeaderFault, IndexFault};
 use crate::extent::Extent;
 
 /// A tensor of a checkpoint.
@@ -71,6 +71,40 @@ impl Checkpoint {
             checkpoint.push(tensor, 0);
         }
         checkpoint.files.push(path);
+        Ok(checkpoint)
+    }
+
+    /// Read the headers of `files`, all of whose tensors count but those whose name begins with
+    /// `filler`.
+    ///
+    /// # Errors
+    /// When a header contradicts itself or another file.
+    pub fn of_files(files: Vec<PathBuf>, filler: &str) -> Result<Self, Error> {
+        let mut checkpoint = Self::empty();
+        for (number, path) in (0_u32..).zip(files) {
+            let header = Header::read(&path)?;
+            for (key, value) in header.metadata {
+                checkpoint.metadata.entry(key).or_insert(value);
+            }
+            for tensor in header.tensors {
+                if tensor.name.starts_with(filler) {
+                    continue;
+                }
+                if checkpoint.by_name.contains_key(&tensor.name) {
+                    let fault = HeaderFault::Repeated {
+                        tensor: tensor.name,
+                    };
+                    let offset = tensor.extent.offset;
+                    return Err(Error::Header {
+                        path,
+                        offset,
+                        fault,
+                    });
+                }
+                checkpoint.push(tensor, number);
+            }
+            checkpoint.files.push(path);
+        }
         Ok(checkpoint)
     }
 

@@ -1,6 +1,7 @@
 //! Engines that read byte ranges of files into memory, and the probe that chooses one.
 
 pub mod bench;
+pub mod block;
 mod blocking;
 mod buffered;
 mod direct;

@@ -7,7 +7,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::checkpoint::Checkpoint;
+use crate::error::Error;
 use crate::python::errors::raise;
+use crate::store;
 
 type Info<'py> = (&'static str, Bound<'py, PyTuple>, u32, u64, u64);
 
@@ -21,7 +23,26 @@ pub(crate) struct PyCheckpoint {
 impl PyCheckpoint {
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let inner = py.detach(|| Checkpoint::open(&path)).map_err(raise)?;
+        // A store's manifest knows more than its index: sizes, and other directories.
+        let open = || match store::open(&path)? {
+            Some(checkpoint) => Ok(checkpoint),
+            None => Checkpoint::open(&path),
+        };
+        let inner = py.detach(open).map_err(raise)?;
+        Ok(Self { inner })
+    }
+
+    #[staticmethod]
+    fn open_files(py: Python<'_>, paths: Vec<PathBuf>) -> PyResult<Self> {
+        let open = || {
+            let absolute = |path: PathBuf| {
+                std::path::absolute(&path).map_err(|source| Error::open(source, &path))
+            };
+            let paths = paths.into_iter().map(absolute).collect::<Result<_, _>>()?;
+            Checkpoint::of_files(paths, store::format::PAD)
+        };
+        let inner = py.detach(open);
+        let inner = inner.map_err(raise)?;
         Ok(Self { inner })
     }
 

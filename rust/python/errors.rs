@@ -4,10 +4,10 @@ use std::io;
 use std::path::Path;
 
 use pyo3::create_exception;
-use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 
 create_exception!(
     airllm_rs._core,
@@ -84,6 +84,10 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::ProductShape { .. }
         | Error::Layout { .. }
         | Error::WeightGroup { .. } => PyValueError::new_err(message),
+        Error::Store(StoreError::Write { source, path, what }) => os_error(&source, &what, &path),
+        Error::Store(StoreError::Job { .. }) => PyValueError::new_err(message),
+        Error::Store(StoreError::Interrupted) => PyKeyboardInterrupt::new_err(()),
+        Error::Store(_) => CheckpointError::new_err(message),
         Error::NotScheduled { .. } => NotScheduled::new_err(message),
         Error::LeaseHeld { .. } => LeaseHeld::new_err(message),
         Error::WorkerPanicked => WorkerPanicked::new_err(message),

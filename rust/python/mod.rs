@@ -7,6 +7,7 @@ mod errors;
 mod quant;
 mod readahead;
 mod rows;
+mod store;
 
 use std::path::PathBuf;
 
@@ -48,6 +49,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quant::linear, module)?)?;
     module.add_function(wrap_pyfunction!(quant::simd_tier, module)?)?;
     module.add_function(wrap_pyfunction!(rows::gather_rows, module)?)?;
+    module.add_function(wrap_pyfunction!(store::read_manifest, module)?)?;
+    module.add_function(wrap_pyfunction!(store::verify_store, module)?)?;
+    module.add_function(wrap_pyfunction!(store::write_store, module)?)?;
     module.add("AirLLMError", py.get_type::<errors::AirLLMError>())?;
     module.add("CheckpointError", py.get_type::<errors::CheckpointError>())?;
     module.add(

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 11] = [
     "error",
     "dtype",
     "sync",
@@ -12,6 +12,7 @@ const ORDER: [&str; 10] = [
     "checkpoint",
     "quant",
     "io",
+    "store",
     "readahead",
     "python",
 ];

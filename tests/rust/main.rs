@@ -9,3 +9,4 @@ mod import_order;
 mod io;
 mod quant;
 mod readahead;
+mod store;

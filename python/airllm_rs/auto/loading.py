@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from airllm_rs.memory import PlanLimits, format_bytes
+from airllm_rs.store.verification import verify_at_load
 from airllm_rs.weights.readahead import open_readahead
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def load_model(
     """
     started = time.monotonic()
     plan, options = opened.plan, opened.options
+    verify_at_load(opened.files.path, options.verify, progress)
     log.info("%s", opened.budget)
     log.info(
         "weights: %s of %s stay in memory, %s are streamed per sweep; context: %d tokens",

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.compression import compressed, find_prepared
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.families import family_of, read_config, validate
 from airllm_rs.memory import (
@@ -60,7 +61,7 @@ def find_files(
     progress: Progress,
     check: Callable[[Mapping[str, object]], object] | None = None,
 ) -> ModelFiles:
-    """Find the checkpoint, as `open_checkpoint` does with what ``options`` say."""
+    """Find the checkpoint, or what was made of it, with what ``options`` say."""
     return open_checkpoint(
         path_or_id,
         revision=options.revision,
@@ -70,6 +71,7 @@ def find_files(
         conversion_dir=options.layer_shards_saving_path,
         yes=options.yes,
         check=check,
+        prepared=lambda directory: find_prepared(directory, options),
         progress=progress,
     )
 
@@ -78,6 +80,8 @@ def open_files(
     path_or_id: str | PathLike[str], options: LoadOptions, progress: Progress
 ) -> tuple[ModelFiles, ModelConfig]:
     """Find the checkpoint, downloading or converting it if need be, and read its configuration.
+
+    With ``options.compression`` it is a store made of the checkpoint, made now if need be.
 
     Raises:
         AirLLMError: in one line that says what to do.
@@ -93,7 +97,8 @@ def open_files(
             )
 
     files = find_files(path_or_id, options, progress, check)
-    return files, read_config(files.config, options.config_overrides)
+    config = read_config(files.config, options.config_overrides)
+    return compressed(files, config, options, progress), config
 
 
 def open_model(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from airllm_rs.memory import parse_memory
+from airllm_rs.store import check_scheme
+from airllm_rs.store.verification import MODES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,11 +74,15 @@ class LoadOptions:
     """Convert without asking, however much room that takes."""
     ram: str | int | None = None
     """Plan for a machine with so much memory instead of this one."""
+    may_make: bool = True
+    """Make a store that ``compression`` needs; a command that only plans makes none."""
     trace: bool = False
     """Record what is read, waited for and computed; no keyword, but a flag of commands."""
 
     def __post_init__(self) -> None:
         _one_of("engine", self.engine, ENGINES)
+        _one_of("verify", self.verify, MODES)
+        check_scheme(self.compression)
         _check_device(self.device)
         self.dtype_code  # noqa: B018 - raises for what is no dtype
         if self.context is not None and self.context < 1:
@@ -114,13 +120,10 @@ class LoadOptions:
 
     def _refuse_what_does_not_exist(self) -> None:
         absent: tuple[tuple[str, tuple[object, ...], str], ...] = (
-            ("compression", (None,), "weights are streamed as they are stored"),
-            ("delete_original", (False,), "nothing is converted in place"),
             ("device_memory", ("auto", None), "there is no GPU executor yet"),
             ("kv_cache_dtype", ("auto",), "the KV cache has the dtype of the arithmetic"),
             ("draft_memory", (None,), "there is no speculation yet"),
             ("draft", ("auto", None), "there is no speculation yet"),
-            ("verify", ("first", "off"), "checkpoints carry no checksums to verify"),
         )
         for name, accepted, why in absent:
             value = getattr(self, name)
@@ -135,7 +138,7 @@ def from_keywords(keywords: Mapping[str, object]) -> LoadOptions:
         TypeError: for a keyword that this package calls otherwise, or does not know.
         ValueError: for a value that cannot be.
     """
-    known = {entry.name for entry in fields(LoadOptions)} - {"trace"}
+    known = {entry.name for entry in fields(LoadOptions)} - {"trace", "may_make"}
     found: dict[str, object] = {}
     for name, value in keywords.items():
         if name in _RENAMED:

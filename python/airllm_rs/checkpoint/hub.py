@@ -32,12 +32,14 @@ def download(
     local_files_only: bool = False,
     token: str | None = None,
     check: Callable[[Mapping[str, object]], object] | None = None,
+    has_weights: Callable[[Path], bool] | None = None,
     progress: Progress,
 ) -> Path:
     """Return the directory of a repository's snapshot, after downloading what it lacks.
 
     What was interrupted is resumed. ``HF_HUB_OFFLINE`` is honoured. Only configuration, tokenizer
-    and weights are downloaded; ``check`` sees config.json before the weights are.
+    and weights are downloaded; ``check`` sees config.json before the weights are, and they are not
+    if ``has_weights`` says of the snapshot's directory that they are not needed.
 
     Raises:
         CheckpointError: in one line, whatever the hub says in many.
@@ -64,6 +66,8 @@ def download(
         config = read_json(directory / "config.json", f"{repo_id} has no config.json on the hub")
         if check is not None:
             check(config)
+        if has_weights is not None and has_weights(directory):
+            return directory
         for patterns in WEIGHTS:
             if not local_files_only:
                 needed = _missing_bytes(repo_id, revision, cache_dir, token, patterns)

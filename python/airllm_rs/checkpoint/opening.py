@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airllm_rs import _core
 from airllm_rs.checkpoint.gguf import import_gguf
 from airllm_rs.checkpoint.model_files import ModelFiles, read_json
+from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import CheckpointError
 from airllm_rs.stats.progress import NoProgress
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
     from airllm_rs.stats.progress import Progress
 
+MANIFEST = "airllm_rs.json"
+"""What a shard store has when it is complete."""
+RECORDS = ".airllm_rs-progress"
+"""The directory that says which files of a store are finished; gone when all are."""
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
@@ -32,6 +37,7 @@ def open_checkpoint(
     conversion_dir: str | PathLike[str] | None = None,
     yes: bool = False,
     check: Callable[[Mapping[str, object]], object] | None = None,
+    prepared: Callable[[Path], Path | None] | None = None,
     progress: Progress | None = None,
 ) -> ModelFiles:
     """Find, download or convert a checkpoint, and parse its headers. No weight is read.
@@ -46,6 +52,9 @@ def open_checkpoint(
         yes: Convert without asking, however much space that takes.
         check: Called with the contents of config.json before anything large is downloaded or
             converted; it raises what it does not like.
+        prepared: Called with the directory that has config.json before weights are looked for, or
+            downloaded; it returns a directory that was made of this checkpoint and that is opened
+            instead, or None.
         progress: Where downloads and conversions are shown.
 
     Raises:
@@ -67,12 +76,18 @@ def open_checkpoint(
             local_files_only=local_files_only,
             token=token,
             check=check,
+            has_weights=None if prepared is None else lambda found: prepared(found) is not None,
             progress=progress,
         )
     if path.suffix == ".gguf":
         target = Path(conversion_dir) if conversion_dir is not None else None
         path = import_gguf(path, cache_dir=target, yes=yes, check=check, progress=progress)
-    directory = path if path.is_dir() else path.parent
+    directory = configuration_of(path) if path.is_dir() else path.parent
+    instead = prepared(directory) if prepared is not None and path.is_dir() else None
+    if instead is not None:
+        path = instead
+        if (path / "config.json").exists():
+            directory = path
     config = read_json(directory / "config.json", f"{directory} has no config.json")
     if check is not None:
         check(config)
@@ -104,6 +119,14 @@ def _open_weights(
 ) -> _core.Checkpoint:
     if path.is_file():
         return _core.Checkpoint.open(path)
+    if is_split(path):
+        return open_split(path)
+    if (path / MANIFEST).exists():
+        return _core.Checkpoint.open(path)
+    if (path / RECORDS).exists():
+        raise CheckpointError(
+            f"{path} is a shard store that is not finished: make it again, which goes on from there"
+        )
     if (path / SAFETENSORS_INDEX).exists() or (path / "model.safetensors").exists():
         return _core.Checkpoint.open(path)
     others = sorted(path.glob("*.safetensors"))

@@ -6,12 +6,15 @@ import typer
 
 from airllm_rs.cli.bench_decode import bench_decode
 from airllm_rs.cli.bench_io import bench_io
+from airllm_rs.cli.cache import list_entries, prune, remove
 from airllm_rs.cli.doctor import doctor
 from airllm_rs.cli.failures import Commands, at_once, quiet_pipe
 from airllm_rs.cli.inspect import inspect
 from airllm_rs.cli.make_model import make_model
 from airllm_rs.cli.plan import plan
 from airllm_rs.cli.run import run
+from airllm_rs.cli.shard import shard
+from airllm_rs.cli.verify import verify
 
 PROGRAM = "airllm-rs"
 
@@ -24,11 +27,18 @@ app = typer.Typer(
     add_completion=False,
 )
 bench = typer.Typer(name="bench", help="Measure, and make what is measured.", no_args_is_help=True)
+cache = typer.Typer(name="cache", help="What airllm-rs has put on the disk.", no_args_is_help=True)
 app.command()(run)
+app.command()(shard)
+app.command()(verify)
 app.command()(inspect)
 app.command()(plan)
 app.command()(doctor)
 app.add_typer(bench)
+app.add_typer(cache)
+cache.command("list")(list_entries)
+cache.command("rm")(remove)
+cache.command("prune")(prune)
 bench.command("io")(bench_io)
 bench.command("decode")(bench_decode)
 bench.command("make-model")(make_model)

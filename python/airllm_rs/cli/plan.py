@@ -51,7 +51,7 @@ def plan(
     show_log(quiet=quiet)
     if disk_gbps is not None and not disk_gbps > 0:
         raise ValueError(f"disk_gbps is {disk_gbps}: use more than 0")
-    options = replace(options, ram=ram)
+    options = replace(options, ram=ram, may_make=False)
     try:
         opened = open_model(model, options, progress=choose_progress(options.progress))
     except BudgetError as error:

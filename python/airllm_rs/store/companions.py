@@ -1,0 +1,60 @@
+"""What lies beside the weights and makes a store a checkpoint of its own."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from airllm_rs.checkpoint.durable import write_json
+from airllm_rs.checkpoint.model_files import read_json
+from airllm_rs.checkpoint.opening import MANIFEST
+from airllm_rs.checkpoint.writing import INDEX
+from airllm_rs.store.manifest import STRIPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# What configures a model or a tokenizer on the hub. Large ones are other things.
+_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+_LARGEST = 256 << 20
+_NEVER = (INDEX, "pytorch_model.bin.index.json", MANIFEST, STRIPE, "config.json")
+
+
+def companions(source: Path) -> Iterator[Path]:
+    """Return the files beside the weights that a copy needs, ``config.json`` left out."""
+    for path in sorted(source.iterdir()):
+        is_small = path.suffix in _SUFFIXES and path.is_file() and path.stat().st_size <= _LARGEST
+        is_hidden = path.name.startswith(".")
+        if is_small and not is_hidden and path.name not in _NEVER and "README" not in path.name:
+            yield path
+
+
+def copy_companions(source: Path, target: Path, scheme: str | None) -> list[str]:
+    """Copy configuration, tokenizer and chat template, and return the names.
+
+    Each file is whole or absent.
+    """
+    found = list(companions(source))
+    for path in found:
+        temporary = target / f"{path.name}.tmp"
+        shutil.copyfile(path, temporary)
+        temporary.replace(target / path.name)
+    config = read_json(source / "config.json")
+    if scheme == "nf4":
+        config["quantization_config"] = _BITSANDBYTES
+    write_json(target / "config.json", config, indent=2)
+    return ["config.json", *(path.name for path in found)]
+
+
+# What transformers needs to load the weights through bitsandbytes.
+_BITSANDBYTES = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "load_in_8bit": False,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": False,
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+    "llm_int8_skip_modules": ["lm_head"],
+}

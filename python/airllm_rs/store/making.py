@@ -1,0 +1,312 @@
+"""A store made of a checkpoint: planned, written, committed; resumed where it stopped."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airllm_rs import _core
+from airllm_rs.checkpoint.disk_space import require_space
+from airllm_rs.checkpoint.durable import locked
+from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
+from airllm_rs.errors import CheckpointChanged, NotEnoughSpaceException, StoreError
+from airllm_rs.store.companions import copy_companions
+from airllm_rs.store.identity import ENCODER_VERSION, identify
+from airllm_rs.store.jobs import metadata_of, plan_store
+from airllm_rs.store.manifest import STRIPE, StoredFile, commit, read_store
+from airllm_rs.store.originals import delete_originals
+from airllm_rs.store.verification import verify_store
+from airllm_rs.store.workforce import Workforce
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from airllm_rs.checkpoint import ModelFiles
+    from airllm_rs.config import ModelConfig
+    from airllm_rs.families import Family
+    from airllm_rs.stats.progress import Progress
+    from airllm_rs.store.identity import SourceIdentity
+    from airllm_rs.store.jobs import FileJob
+    from airllm_rs.store.manifest import Store
+
+log = logging.getLogger(__name__)
+
+LOCK = ".airllm_rs.lock"
+
+_REMEDY = "free some, or choose another place"
+
+
+@dataclass(frozen=True)
+class StoreRequest:
+    """What store is wanted, and where."""
+
+    files: ModelFiles
+    config: ModelConfig
+    family: Family
+    scheme: str | None
+    directories: tuple[Path, ...]
+    """More than one: the units of each layer are spread over them."""
+    memory_bytes: int
+    """The budget of the whole process."""
+    may_delete: bool = False
+    """Delete the weights of the checkpoint when the new store has been verified."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `make_store` did."""
+
+    store: Store
+    files_made: int
+    files_kept: int
+    """Finished by an earlier call, or all of them."""
+    read_bytes: int
+    """Of the source."""
+    deleted_bytes: int = 0
+    """Of the original."""
+
+
+def make_store(request: StoreRequest, progress: Progress) -> Made:
+    """Return the store that is asked for, made if it does not exist.
+
+    It is complete or absent; what was interrupted goes on with the first file that is not finished.
+    Other processes that want it wait.
+
+    Raises:
+        StoreError: if the directory has something else, or the checkpoint is a store already.
+        NotEnoughSpaceException: if it would not fit on the disk, or the disk is full on the way.
+        CheckpointError: if the checkpoint is not what it claims to be.
+        OSError: if a file cannot be read or written.
+    """
+    identity = identify(request.files.path, request.files.files)
+    refuse_what_is_encoded(request.files.path, request.scheme)
+    with held(request.directories, request.files.path):
+        existing = existing_store(request.directories, identity, request.scheme)
+        if existing is not None:
+            log.info("%s is there already", existing.directory)
+            return Made(existing, 0, len(existing.files), 0)
+        jobs = plan_store(
+            request.config, request.family, request.files, request.scheme, len(request.directories)
+        )
+        return _make(request, identity, jobs, progress)
+
+
+def _make(
+    request: StoreRequest,
+    identity: SourceIdentity,
+    jobs: Sequence[FileJob],
+    progress: Progress,
+) -> Made:
+    check_space(request.directories, jobs, f"making a store of {request.files.path.name}")
+    for directory in request.directories:
+        (directory / RECORDS).mkdir(exist_ok=True)  # from here on it is known whose it is
+    companions = copy_companions(request.files.path, request.directories[0], request.scheme)
+    counts = Counts()
+    total = sum(job.source_bytes for job in jobs)
+    label = f"{'encoding' if request.scheme else 'copying'} {request.files.path.name}"
+    with progress.task(label, total) as task:
+
+        def advance(nbytes: int, made: int, kept: int) -> None:
+            counts.update(nbytes, made, kept)
+            task.update(nbytes)
+
+        files = write_files(
+            request.directories,
+            list(request.files.files),
+            jobs,
+            metadata_of(identity, request.scheme, request.files.main_dtype, ENCODER_VERSION),
+            Workforce.of(jobs, request.memory_bytes),
+            advance,
+        )
+    if identify(request.files.path, request.files.files) != identity:
+        raise CheckpointChanged(f"{request.files.path} was changed while it was read; start again")
+    store = finish(request.directories, request.scheme, identity, files, companions)
+    deleted = 0
+    if request.may_delete:
+        verify_store(store.directory, progress)
+        deleted = delete_originals(request.files)
+        log.info("deleted %.2f GB of %s", deleted / 1e9, identity.name)
+    return Made(store, counts.made, counts.kept, counts.nbytes, deleted)
+
+
+class Counts:
+    """How far the writer is."""
+
+    def __init__(self) -> None:
+        self.nbytes = self.made = self.kept = 0
+
+    def update(self, nbytes: int, made: int, kept: int) -> None:
+        """Take note of what the writer says."""
+        self.nbytes, self.made, self.kept = nbytes, made, kept
+
+
+def write_files(
+    directories: Sequence[Path],
+    sources: Sequence[str],
+    jobs: Sequence[FileJob],
+    metadata: dict[str, str],
+    workforce: Workforce,
+    advance: Callable[[int, int, int], object],
+) -> list[StoredFile]:
+    """Make files of a store; a full disk is told in words.
+
+    Raises:
+        NotEnoughSpaceException: if the disk is full; what is finished is kept.
+        OSError: for whatever else the disk says.
+    """
+    numbers = {number: number for number in range(len(sources))}
+    try:
+        records = _core.write_store(
+            list(directories),
+            list(sources),
+            [job.as_core(metadata, numbers) for job in jobs],
+            threads=workforce.threads,
+            block_bytes=workforce.block_bytes,
+            progress=advance,
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NotEnoughSpaceException(
+            f"{error.filename}: the disk is full; the layers that are finished are kept: "
+            "free some room and do the same again"
+        ) from error
+    files = [StoredFile(*record) for record in records]
+    for file in files:
+        for name in file.not_finite:
+            log.warning("%s holds NaN or infinity, and stays as it is", name)
+    return files
+
+
+def finish(
+    directories: Sequence[Path],
+    scheme: str | None,
+    identity: SourceIdentity,
+    files: Sequence[StoredFile],
+    companions: Sequence[str],
+) -> Store:
+    """Commit a store whose files are all finished, and return it."""
+    expected = {(file.directory, file.name) for file in files}
+    for number, directory in enumerate(directories):
+        # of an earlier attempt with another scheme
+        for record in (directory / RECORDS).glob("*.safetensors.json"):
+            if (number, record.stem) not in expected:
+                (directory / record.stem).unlink(missing_ok=True)
+    commit(directories, scheme, identity.as_json(), files, companions)
+    for directory in directories:
+        shutil.rmtree(directory / RECORDS, ignore_errors=True)
+    store = read_store(directories[0])
+    assert store is not None, "just committed"
+    return store
+
+
+def check_space(directories: Sequence[Path], jobs: Sequence[FileJob], what: str) -> None:
+    """Raise unless what is still to be written fits, each directory for itself.
+
+    Raises:
+        NotEnoughSpaceException: naming what is needed and what is free.
+    """
+    needed: dict[int, int] = {}
+    places: dict[int, Path] = {}
+    for number, directory in enumerate(directories):
+        device = directory.stat().st_dev
+        places.setdefault(device, directory)
+        for job in jobs:
+            if job.directory == number:
+                has = max(_taken(directory / job.name), _taken(directory / f"{job.name}.tmp"))
+                needed[device] = needed.get(device, 0) + max(job.nbytes - has, 0)
+    for device, nbytes in needed.items():
+        require_space(places[device], nbytes, what, _REMEDY)
+
+
+def _taken(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def refuse_what_is_encoded(directory: Path, scheme: str | None) -> None:
+    """Raise if the checkpoint is a store whose weights are encoded.
+
+    Raises:
+        StoreError: saying what to do.
+    """
+    source = read_store(directory)
+    if source is not None and source.scheme is not None:
+        wanted = f"compression={scheme!r}" if scheme else "another copy"
+        raise StoreError(
+            f"{directory} is a shard store with {source.scheme} weights: for {wanted}, "
+            f"start from the original checkpoint, {source.source.get('name', 'unknown')}"
+        )
+
+
+@contextmanager
+def held(directories: Sequence[Path], source: Path) -> Iterator[None]:
+    """Make the directories and keep other processes out of them.
+
+    Raises:
+        StoreError: if they are not fit for a store.
+        OSError: if one cannot be written to.
+    """
+    resolved = [directory.resolve() for directory in directories]
+    if len(set(resolved)) < len(resolved):
+        raise StoreError("a directory is named twice: each stripe needs its own")
+    for directory in resolved:
+        if directory == source.resolve():
+            raise StoreError(f"{directory} has the checkpoint: a store needs its own directory")
+    with ExitStack() as stack:
+        # in one order, so that no two processes wait for each other
+        for directory in sorted(resolved):
+            directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(directory, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+            stack.enter_context(locked(directory / LOCK))
+        for directory in resolved:
+            _require_own(directory)
+        yield
+
+
+def _require_own(directory: Path) -> None:
+    """Raise if the directory has what no store has: nothing of anybody's is overwritten."""
+    names = {path.name for path in directory.iterdir()} - {LOCK, "lost+found"}
+    if names & {MANIFEST, STRIPE, RECORDS} or not names:
+        return
+    raise StoreError(f"{directory} has other files in it: give an empty or a new directory")
+
+
+def existing_store(
+    directories: Sequence[Path], identity: SourceIdentity, scheme: str | None
+) -> Store | None:
+    """Return the store in the directories if it is the one wanted, None if there is none.
+
+    Raises:
+        StoreError: if it is another one.
+    """
+    store = read_store(directories[0])
+    if store is None:
+        return None
+    name, others = store.source.get("name", "unknown"), store.directories[1:]
+    if store.fingerprint != identity.fingerprint:
+        raise StoreError(
+            f"{store.directory} holds a store of {name}, made of other files than "
+            f"{identity.name} has: remove it, or choose another directory"
+        )
+    if store.scheme != scheme:
+        raise StoreError(
+            f"{store.directory} holds a store of {name} with compression="
+            f"{store.scheme or 'none'}, not {scheme or 'none'}: "
+            "remove it, or choose another directory"
+        )
+    if [path.resolve() for path in others] != [path.resolve() for path in directories[1:]]:
+        raise StoreError(
+            f"{store.directory} holds this store spread over {len(others) + 1} directories, "
+            "others than those asked for: remove it, or choose another directory"
+        )
+    return store
