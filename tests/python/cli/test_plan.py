@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLLM_RS_CACHE", str(tmp_path / "cache"))
+
+
 def test_the_smallest_budget_that_is_named_works(
     cli: Callable[..., Outcome], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +93,23 @@ def test_a_faster_disk_makes_faster_tokens(cli: Callable[..., Outcome], model: P
     # computing what arrives last overlaps with nothing
     ratio = predicted[0]["s_per_token"] / predicted[1]["s_per_token"]
     assert ratio == pytest.approx(2, rel=0.05)
+
+
+def test_what_was_measured_is_used_and_named(cli: Callable[..., Outcome], model: Path) -> None:
+    streamed = ("--weights-memory=3MiB",)
+    known = json.loads(cli("plan", model, "--json", *streamed).out)["predicted"]
+    assert (known["disk_source"], known["memory_source"]) == ("assumed", "assumed")
+    shown = cli("plan", model, *streamed).out
+    assert "2 GB/s, assumed; --disk-gbps changes it" in shown
+    assert "30 GB/s, assumed" in shown
+    run = cli("run", model, "hello", "--max-new-tokens=8", "--json", *streamed)
+    assert run.code == 0
+    known = json.loads(cli("plan", model, "--json", *streamed).out)["predicted"]
+    assert known["memory_source"] == "measured"
+    assert f"{known['memory_gbps']:.3g} GB/s, measured" in cli("plan", model, *streamed).out
+    # this machine says nothing about another
+    other = json.loads(cli("plan", model, "--json", "--ram=8GiB", *streamed).out)["predicted"]
+    assert other["memory_source"] == "assumed"
 
 
 def test_people_see_the_parts(cli: Callable[..., Outcome], model: Path) -> None:
