@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Final, Literal, Self, TypedDict, final, type_check_only
+from typing import Final, Literal, Self, TypeAlias, TypedDict, final, type_check_only
 
 __all__ = [
     "AirLLMError",
@@ -381,7 +381,7 @@ class Layout:
 
     def __new__(cls, description: str) -> Self: ...
 
-type _Part = tuple[object, int]
+_Part: TypeAlias = tuple[object, int]
 
 @final
 class Weight:
@@ -472,6 +472,7 @@ def probe_engines(path: str | PathLike[str]) -> list[tuple[str, bool, str | None
 
 def simd_tier() -> str:
     """Return which kernels run: the best that the processor has, or ``AIRLLM_RS_SIMD``."""
+
 def read_manifest(directory: str | PathLike[str]) -> str | None:
     """Return the manifest of a shard store as JSON, checked; None if there is none.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airllm_rs import _core
 from airllm_rs.checkpoint.gguf import import_gguf
 from airllm_rs.checkpoint.model_files import ModelFiles, read_json
+from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import CheckpointError
 from airllm_rs.stats.progress import NoProgress
@@ -23,6 +24,7 @@ MANIFEST = "airllm_rs.json"
 """What a shard store has when it is complete."""
 RECORDS = ".airllm_rs-progress"
 """The directory that says which files of a store are finished; gone when all are."""
+HEAD = "lm_head.weight"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
@@ -92,11 +94,16 @@ def open_checkpoint(
     if check is not None:
         check(config)
     generation = directory / "generation_config.json"
+    core = _open_weights(path, conversion_dir, progress)
+    packed = packed_weights(core, config)
+    if HEAD in packed:  # of a tied model, whose table is not packed
+        config["tie_word_embeddings"] = False
     return ModelFiles(
         path=directory,
         config=config,
         generation_config=read_json(generation) if generation.exists() else {},
-        core=_open_weights(path, conversion_dir, progress),
+        core=core,
+        packed=packed,
     )
 
 

@@ -74,7 +74,7 @@ class StoredWeight:
 
     @property
     def dtype(self) -> str:
-        """safetensors' code, or what people call the layout."""
+        """Safetensors' code, or what people call the layout."""
         if self.layout is None:
             return self.parts[0].info.dtype
         return self.layout.name or self.layout.kind

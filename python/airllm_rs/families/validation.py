@@ -63,9 +63,7 @@ def _check(spec: TensorSpec, found: StoredWeight) -> None:
             f"can be: {', '.join(DTYPES)}"
         )
     if found.layout is not None and len(spec.shape) != 2:
-        raise UnsupportedModelError(
-            f"{spec.name} is packed as {found.dtype}; only matrices can be"
-        )
+        raise UnsupportedModelError(f"{spec.name} is packed as {found.dtype}; only matrices can be")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -111,9 +111,7 @@ class Matrix:
         if self._kept[index] is None and unit not in self._source.residents:
             self._source.used(unit)
 
-    def pieces(
-        self, index: int, *, out_of_turn: bool = False
-    ) -> Iterator[tuple[int, int, Tensor]]:
+    def pieces(self, index: int, *, out_of_turn: bool = False) -> Iterator[tuple[int, int, Tensor]]:
         """Wait for block ``index`` and yield its rows as numbers of the arithmetic's dtype.
 
         Yields (first row, one after the last, numbers); rows are the matrix's. What is yielded may
@@ -320,9 +318,7 @@ class WeightSource:
         """Wait for a block of plain numbers and return it where it lies, in the stored dtype."""
         (place,) = block.places
         lease, start = self.place(place, out_of_turn=out_of_turn)
-        flat = torch.frombuffer(
-            lease, dtype=dtype, count=block.numel, offset=start + place.offset
-        )
+        flat = torch.frombuffer(lease, dtype=dtype, count=block.numel, offset=start + place.offset)
         return flat.view(block.shape)
 
     def place(self, place: Place, *, out_of_turn: bool = False) -> tuple[_core.Lease, int]:

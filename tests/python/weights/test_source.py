@@ -116,9 +116,7 @@ def test_held_units_are_read_once_for_several_chunks(
 
 
 @pytest.mark.parametrize("rows", [1, 33])
-def test_a_failing_product_keeps_no_lease(
-    rows: int, tiny_checkpoint: Callable[..., Path]
-) -> None:
+def test_a_failing_product_keeps_no_lease(rows: int, tiny_checkpoint: Callable[..., Path]) -> None:
     weights, readahead = source(tiny_checkpoint("llama"), Mode(0, SMALL))
     matrix = weights.matrix(UP)
     readahead.schedule([matrix.blocks[0].unit])

@@ -1,0 +1,36 @@
+"""Packed weights of a checkpoint, found by the names and shapes of their tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airllm_rs.checkpoint.packed import store
+from airllm_rs.checkpoint.packed.tensors import Tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airllm_rs import _core
+    from airllm_rs.checkpoint.stored import StoredWeight
+
+_FORMATS = (store,)
+
+
+def packed_weights(core: _core.Checkpoint, config: Mapping[str, object]) -> dict[str, StoredWeight]:
+    """Return the weights that are not stored as plain numbers, by name.
+
+    Each tensor is looked at for itself: a checkpoint may hold several formats.
+
+    Args:
+        core: The tensors.
+        config: The contents of config.json, whose ``quantization_config`` some formats need.
+
+    Raises:
+        CheckpointError: naming a weight that lacks a part, or has one of a wrong shape.
+        UnsupportedModelError: naming a weight that is packed in a way that cannot be read.
+    """
+    tensors = Tensors(core)
+    found: dict[str, StoredWeight] = {}
+    for format_ in _FORMATS:
+        found |= format_.find(tensors, config)
+    return found
