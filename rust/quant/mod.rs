@@ -6,6 +6,7 @@
 //! depend on how many rows there are, nor on what they hold.
 
 mod affine;
+pub mod attention;
 mod dense;
 pub mod dequantize;
 pub mod encode;

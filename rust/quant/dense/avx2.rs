@@ -49,7 +49,7 @@ pub(crate) unsafe fn load<const FROM: u8>(from: *const u8) -> Pair {
     // SAFETY: the first half of what the caller promises.
     let low = unsafe { load_eight::<FROM>(from) };
     // SAFETY: the second half.
-    let high = unsafe { load_eight::<FROM>(from.wrapping_add(8 * nbytes(FROM))) };
+    let high = unsafe { load_eight::<FROM>(from.wrapping_add(8 * const { nbytes(FROM) })) };
     [low, high]
 }
 
@@ -60,7 +60,7 @@ pub(crate) unsafe fn load<const FROM: u8>(from: *const u8) -> Pair {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn store<const TO: u8>(to: *mut u8, [low, high]: Pair) {
-    let upper = to.wrapping_add(8 * nbytes(TO));
+    let upper = to.wrapping_add(8 * const { nbytes(TO) });
     let (first, second) = match TO {
         F16 => (
             _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(low),
@@ -113,10 +113,10 @@ pub(crate) unsafe fn convert<const FROM: u8, const TO: u8>(
 ) -> usize {
     let whole = count / 16 * 16;
     for index in (0..whole).step_by(16) {
-        let source = from.wrapping_add(index * nbytes(FROM));
+        let source = from.wrapping_add(index * const { nbytes(FROM) });
         // SAFETY: sixteen items from `index` on are within `count`.
         let numbers = unsafe { load::<FROM>(source) };
-        let target = to.wrapping_add(index * nbytes(TO));
+        let target = to.wrapping_add(index * const { nbytes(TO) });
         // SAFETY: as above.
         unsafe { store::<TO>(target, numbers) };
     }

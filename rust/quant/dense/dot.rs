@@ -45,11 +45,11 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn row(&self, row: usize) -> &[u8] {
+    pub(crate) fn row(&self, row: usize) -> &[u8] {
         &self.bytes[row * self.stride..][..self.cols * self.float.nbytes()]
     }
 
-    fn assert_inside(&self) {
+    pub(crate) fn assert_inside(&self) {
         let needed = match self.rows {
             0 => 0,
             rows => (rows - 1) * self.stride + self.cols * self.float.nbytes(),
