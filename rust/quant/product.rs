@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::error::Error;
 use crate::quant::dense::convert::convert;
-use crate::quant::dense::dot::{self, Lanes, Rows, dot};
+use crate::quant::dense::dot::{self, Lanes, Rows, add_up, dot};
 use crate::quant::dequantize::write_columns;
 use crate::quant::float::Float;
 use crate::quant::layout::Layout;
@@ -235,9 +235,7 @@ fn sum_dense(
                 let w = w.part(first..(first + group).min(w.rows), cols.clone());
                 dot(tier, &w, &x.part(0..x.rows, cols), lanes, ahead);
             }
-            for (sum, lanes) in sums.iter_mut().zip(&*lanes) {
-                *sum = lanes.sum();
-            }
+            add_up(tier, lanes, sums);
         });
     }
 }
@@ -280,9 +278,7 @@ fn sum_decoded(
                 };
                 dot(tier, &w, &x.part(0..x.rows, cols), lanes, 0);
             }
-            for (sum, lanes) in sums.iter_mut().zip(&*lanes) {
-                *sum = lanes.sum();
-            }
+            add_up(tier, lanes, sums);
         }
     });
 }

@@ -6,13 +6,16 @@ use crate::quant::attention::mix::{Factors, mix};
 use crate::quant::attention::softmax::{cap, exponentials};
 use crate::quant::attention::{Attention, CHUNK, Vectors};
 use crate::quant::dense::convert::convert;
-use crate::quant::dense::dot::{self, Lanes, Rows, dot};
+use crate::quant::dense::dot::{self, Lanes, Rows, add_up, dot};
 use crate::quant::float::{Float, f32_at};
 use crate::quant::scratch;
 use crate::quant::tier::Tier;
 
-// Keys whose products are in lanes at a time.
-const KEYS: usize = 16;
+// Products that are in lanes at a time, about.
+const LANES: usize = 192;
+
+// How many keys ahead of their use keys are fetched into the cache.
+const AHEAD: usize = 16;
 
 /// Work for one thread: queries that share keys, and a range of those.
 pub(super) struct Chunk<'a> {
@@ -72,12 +75,12 @@ impl Chunk<'_> {
         };
         let float = dot::activations(tier, call.float, call.float);
         let needed = scratch::size::<f32>(count * CHUNK)
-            + scratch::size::<Lanes>(KEYS * count)
+            + scratch::size::<Lanes>(self.keys() * count)
+            + scratch::size::<f32>(self.keys() * count)
             + scratch::size::<u8>(count * call.dim * float.nbytes());
         scratch::with(needed, |bytes| {
             let (scores, bytes) = scratch::split::<f32>(bytes, count * CHUNK);
-            let (lanes, bytes) = scratch::split::<Lanes>(bytes, KEYS * count);
-            self.score(tier, float, start..end, (&mut *scores, lanes, bytes));
+            self.score(tier, float, start..end, (&mut *scores, bytes));
             for ((query, range), (scores, part)) in self.queries.clone().zip(ranges.clone()).zip(
                 scores
                     .chunks_exact_mut(CHUNK)
@@ -96,12 +99,14 @@ impl Chunk<'_> {
         tier: Tier,
         float: Float,
         range: Range<usize>,
-        (scores, lanes, bytes): (&mut [f32], &mut [Lanes], &mut [u8]),
+        (scores, bytes): (&mut [f32], &mut [u8]),
     ) {
         let call = self.call;
         let size = call.float.nbytes();
         let stride = call.dim * float.nbytes();
         let count = self.queries.len();
+        let (lanes, bytes) = scratch::split::<Lanes>(bytes, self.keys() * count);
+        let (products, bytes) = scratch::split::<f32>(bytes, self.keys() * count);
         if call.dim > 0 {
             for (query, out) in self.queries.clone().zip(bytes.chunks_exact_mut(stride)) {
                 let (head, token) = self.head_and_token(query);
@@ -119,18 +124,27 @@ impl Chunk<'_> {
             cols: call.dim,
         };
         let keys = self.rows(&call.k, range.clone(), call.dim);
-        for first in (0..keys.rows).step_by(KEYS) {
-            let some = first..(first + KEYS).min(keys.rows);
+        for first in (0..keys.rows).step_by(self.keys()) {
+            let some = first..(first + self.keys()).min(keys.rows);
             let lanes = &mut lanes[..some.len() * count];
+            let products = &mut products[..some.len() * count];
             lanes.fill(Lanes::default());
             let keys = keys.part(some.clone(), 0..call.dim);
-            dot(tier, &keys, &queries, lanes, KEYS * keys.stride);
-            for (key, lanes) in some.zip(lanes.chunks_exact(count)) {
-                for (query, lanes) in lanes.iter().enumerate() {
-                    scores[query * CHUNK + range.start + key] = lanes.sum() * call.scale;
+            dot(tier, &keys, &queries, lanes, AHEAD * keys.stride);
+            add_up(tier, lanes, products);
+            let place = range.start + first..range.start + some.end;
+            for (query, scores) in scores.chunks_exact_mut(CHUNK).enumerate() {
+                let products = products[query..].iter().step_by(count);
+                for (score, product) in scores[place.clone()].iter_mut().zip(products) {
+                    *score = product * call.scale;
                 }
             }
         }
+    }
+
+    /// How many keys are worked on at a time.
+    fn keys(&self) -> usize {
+        (LANES / self.queries.len()).clamp(16, 64)
     }
 
     /// From scores to exponentials relative to the greatest; that, and their sum.

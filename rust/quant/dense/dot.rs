@@ -171,16 +171,35 @@ fn dot_plain(tier: Tier, w: &Rows<'_>, x: &Rows<'_>, cols: usize, lanes: &mut [L
     }
 }
 
+/// The sums of some lanes, each as [`Lanes::sum`] has it.
+///
+/// # Panics
+/// If there are not as many.
+pub(crate) fn add_up(tier: Tier, lanes: &[Lanes], sums: &mut [f32]) {
+    assert_eq!(lanes.len(), sums.len(), "a sum for each");
+    let whole = match tier {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 | Tier::Avx512 | Tier::Avx512Bf16 => {
+            // SAFETY: a tier is only passed on where it is available.
+            unsafe { avx2::add_up(lanes, sums) }
+        }
+        _ => 0,
+    };
+    for (sum, lanes) in sums.iter_mut().zip(lanes).skip(whole) {
+        *sum = lanes.sum();
+    }
+}
+
 impl Lanes {
-    /// Their sum.
+    /// Their sum, as a tree.
     #[inline]
     pub(crate) fn sum(&self) -> f32 {
-        let mut eight: [f32; 8] = std::array::from_fn(|lane| self.0[lane] + self.0[lane + 8]);
-        for half in [4, 2, 1] {
+        let mut lanes = self.0;
+        for half in [8, 4, 2, 1] {
             for lane in 0..half {
-                eight[lane] += eight[lane + half];
+                lanes[lane] += lanes[lane + half];
             }
         }
-        eight[0]
+        lanes[0]
     }
 }
