@@ -248,6 +248,12 @@ fn main() {
             attention(tier, Float::F32, 32768);
         }
     }
+    if wants("eight") {
+        for tier in tiers.iter().copied() {
+            product(tier, Float::Bf16, Float::Bf16, 8);
+            product(tier, Float::F16, Float::F16, 8);
+        }
+    }
     if wants("product") {
         let best = Tier::best();
         call(best);

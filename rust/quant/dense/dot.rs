@@ -45,6 +45,19 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// The same, copied to `bytes`, `stride` bytes apart.
+    pub(crate) fn packed<'b>(&self, stride: usize, bytes: &'b mut [u8]) -> Rows<'b> {
+        for (row, out) in bytes.chunks_mut(stride).take(self.rows).enumerate() {
+            let given = self.row(row);
+            out[..given.len()].copy_from_slice(given);
+        }
+        Rows {
+            bytes,
+            stride,
+            ..*self
+        }
+    }
+
     pub(crate) fn row(&self, row: usize) -> &[u8] {
         &self.bytes[row * self.stride..][..self.cols * self.float.nbytes()]
     }
