@@ -100,8 +100,8 @@ pub enum Error {
         groups: usize,
     },
 
-    /// Activations, weights and results of a product do not fit together.
-    #[error("{what} of a product: {found}, expected {needed}")]
+    /// What a product or attention works on does not fit together.
+    #[error("{what} do not fit: {found}, expected {needed}")]
     ProductShape {
         /// What does not fit.
         what: &'static str,

@@ -7,6 +7,7 @@
 
 mod affine;
 mod arrange;
+pub mod attention;
 mod dense;
 pub mod dequantize;
 pub mod encode;

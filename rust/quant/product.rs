@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use crate::error::Error;
 use crate::quant::arrange::Arranged;
 use crate::quant::dense::convert::convert;
-use crate::quant::dense::dot::{self, Lanes, Rows, dot};
+use crate::quant::dense::dot::{self, Lanes, Rows, add_up, dot};
 use crate::quant::dequantize::write_columns;
 use crate::quant::float::Float;
 use crate::quant::layout::Layout;
@@ -24,7 +24,7 @@ pub const MOST_ROWS: usize = 32;
 const PIECE: usize = 64;
 
 // Bytes of activations that stay in the first cache beside the weights that pass through it.
-const ACTIVATIONS: usize = 32 << 10;
+const ACTIVATIONS: usize = 16 << 10;
 
 // Sums at a time that are kept in lanes.
 const LANES: usize = 512;
@@ -226,33 +226,47 @@ fn sum_dense(
         rows: rows.len(),
         cols: weight.cols,
     };
-    // One range of columns where the activations stay in the cache beside the weights.
-    let (step, ahead) = if x.rows * x.stride <= ACTIVATIONS || x.rows == 1 {
-        (w.cols, AHEAD)
+    // A single row passes through the cache as weights do; of several, so many columns as stay there.
+    let (step, ahead) = match x.rows {
+        1 => (w.cols.max(1), AHEAD),
+        // fetched ahead: the same columns of the rows after those at work
+        rows => (columns(rows * x.float.nbytes()), 4 * stride),
+    };
+    let size = x.float.nbytes();
+    // a line more than needed: rows a power of two apart would push each other out of the cache
+    let packed_stride = step * size + 64;
+    let packed_size = if x.rows == 1 {
+        0
     } else {
-        let fitting = ACTIVATIONS / (x.rows * x.float.nbytes());
-        let step = fitting.clamp(256, 2048) / 256 * 256;
-        // the same columns of the rows after those at work
-        (step, 4 * stride)
+        x.rows * packed_stride
     };
     let group = (LANES / x.rows).clamp(8, PIECE);
-    for (first, sums) in (0..w.rows)
-        .step_by(group)
-        .zip(sums.chunks_mut(group * x.rows))
-    {
-        scratch::with(scratch::size::<Lanes>(sums.len()), |bytes| {
-            let (lanes, _) = scratch::split::<Lanes>(bytes, sums.len());
+    let needed = scratch::size::<Lanes>(group * x.rows) + packed_size;
+    scratch::with(needed, |bytes| {
+        let (all_lanes, packed) = scratch::split::<Lanes>(bytes, group * x.rows);
+        for (first, sums) in (0..w.rows)
+            .step_by(group)
+            .zip(sums.chunks_mut(group * x.rows))
+        {
+            let lanes = &mut all_lanes[..sums.len()];
             lanes.fill(Lanes::default());
-            for col in (0..w.cols).step_by(step.max(1)) {
+            for col in (0..w.cols).step_by(step) {
                 let cols = col..(col + step).min(w.cols);
-                let w = w.part(first..(first + group).min(w.rows), cols.clone());
-                dot(tier, &w, &x.part(0..x.rows, cols), lanes, ahead);
+                let mut x = x.part(0..x.rows, cols.clone());
+                if x.rows > 1 {
+                    x = x.packed(packed_stride, packed);
+                }
+                let w = w.part(first..(first + group).min(w.rows), cols);
+                dot(tier, &w, &x, lanes, ahead);
             }
-            for (sum, lanes) in sums.iter_mut().zip(&*lanes) {
-                *sum = lanes.sum();
-            }
-        });
-    }
+            add_up(tier, lanes, sums);
+        }
+    });
+}
+
+/// How many columns of activations stay in the cache, when a column takes so many bytes.
+fn columns(nbytes: usize) -> usize {
+    (ACTIVATIONS / nbytes).clamp(256, 2048) / 256 * 256
 }
 
 /// The sums of weights that become numbers first, some columns of a few rows at a time.
@@ -293,9 +307,7 @@ fn sum_decoded(
                 };
                 dot(tier, &w, &x.part(0..x.rows, cols), lanes, 0);
             }
-            for (sum, lanes) in sums.iter_mut().zip(&*lanes) {
-                *sum = lanes.sum();
-            }
+            add_up(tier, lanes, sums);
         }
     });
 }

@@ -56,3 +56,10 @@ unsafe impl Plain for u8 {}
 unsafe impl Plain for f32 {}
 // SAFETY: sixteen f32 and nothing else.
 unsafe impl Plain for crate::quant::dense::dot::Lanes {}
+
+/// Numbers as their bytes.
+pub(crate) fn bytes(numbers: &[f32]) -> &[u8] {
+    // SAFETY: any bytes are u8.
+    let (_, bytes, _) = unsafe { numbers.align_to::<u8>() };
+    bytes
+}

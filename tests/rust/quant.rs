@@ -1,5 +1,6 @@
 //! Kernels against their scalar references, and against numbers worked out by hand.
 
+mod attention;
 mod dense;
 mod dequantize;
 mod encode;

@@ -1,10 +1,12 @@
 //! Sixteen numbers at a time, in two registers: loads, stores, conversions, and dot products in f32.
 
 use std::arch::x86_64::{
-    __m256, _CMP_UNORD_Q, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch,
-    _mm_storeu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_blendv_epi8, _mm256_castps_si256,
-    _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepu16_epi32,
-    _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps,
+    __m256, _CMP_UNORD_Q, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_ps, _mm_loadu_si128,
+    _mm_movehl_ps, _mm_movelh_ps, _mm_prefetch, _mm_setzero_ps, _mm_storeu_ps, _mm_storeu_si128,
+    _mm_unpackhi_ps, _mm_unpacklo_ps, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256,
+    _mm256_blendv_epi8, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps,
+    _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_ph,
+    _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps,
     _mm256_packus_epi32, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_setzero_ps,
     _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps,
 };
@@ -49,7 +51,7 @@ pub(crate) unsafe fn load<const FROM: u8>(from: *const u8) -> Pair {
     // SAFETY: the first half of what the caller promises.
     let low = unsafe { load_eight::<FROM>(from) };
     // SAFETY: the second half.
-    let high = unsafe { load_eight::<FROM>(from.wrapping_add(8 * nbytes(FROM))) };
+    let high = unsafe { load_eight::<FROM>(from.wrapping_add(8 * const { nbytes(FROM) })) };
     [low, high]
 }
 
@@ -60,7 +62,7 @@ pub(crate) unsafe fn load<const FROM: u8>(from: *const u8) -> Pair {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn store<const TO: u8>(to: *mut u8, [low, high]: Pair) {
-    let upper = to.wrapping_add(8 * nbytes(TO));
+    let upper = to.wrapping_add(8 * const { nbytes(TO) });
     let (first, second) = match TO {
         F16 => (
             _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(low),
@@ -113,10 +115,10 @@ pub(crate) unsafe fn convert<const FROM: u8, const TO: u8>(
 ) -> usize {
     let whole = count / 16 * 16;
     for index in (0..whole).step_by(16) {
-        let source = from.wrapping_add(index * nbytes(FROM));
+        let source = from.wrapping_add(index * const { nbytes(FROM) });
         // SAFETY: sixteen items from `index` on are within `count`.
         let numbers = unsafe { load::<FROM>(source) };
-        let target = to.wrapping_add(index * nbytes(TO));
+        let target = to.wrapping_add(index * const { nbytes(TO) });
         // SAFETY: as above.
         unsafe { store::<TO>(target, numbers) };
     }
@@ -157,6 +159,31 @@ unsafe fn load_lanes(from: *const Lanes) -> Pair {
 unsafe fn store_lanes(to: *mut Lanes, sums: Pair) {
     // SAFETY: as in `load_lanes`.
     unsafe { store::<{ crate::quant::dense::convert::F32 }>(to.cast(), sums) };
+}
+
+/// See `dot::add_up`, four at a time; how many that were.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn add_up(lanes: &[Lanes], sums: &mut [f32]) -> usize {
+    let (lanes, _) = lanes.as_chunks::<4>();
+    let (sums, _) = sums.as_chunks_mut::<4>();
+    for (lanes, sums) in lanes.iter().zip(&mut *sums) {
+        let mut fours = [_mm_setzero_ps(); 4];
+        for (four, lanes) in fours.iter_mut().zip(lanes) {
+            // SAFETY: a reference is valid.
+            let [low, high] = unsafe { load_lanes(lanes) };
+            let eight = _mm256_add_ps(low, high);
+            *four = _mm_add_ps(
+                _mm256_castps256_ps128(eight),
+                _mm256_extractf128_ps::<1>(eight),
+            );
+        }
+        let two = |a, b| _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+        let (first, second) = (two(fours[0], fours[1]), two(fours[2], fours[3]));
+        let all = _mm_add_ps(_mm_movelh_ps(first, second), _mm_movehl_ps(second, first));
+        // SAFETY: there are four sums.
+        unsafe { _mm_storeu_ps(sums.as_mut_ptr(), all) };
+    }
+    4 * sums.len()
 }
 
 kernels! {

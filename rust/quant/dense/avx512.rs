@@ -84,10 +84,10 @@ pub(crate) unsafe fn convert<const FROM: u8, const TO: u8>(
 ) -> usize {
     let whole = count / 16 * 16;
     for index in (0..whole).step_by(16) {
-        let source = from.wrapping_add(index * nbytes(FROM));
+        let source = from.wrapping_add(index * const { nbytes(FROM) });
         // SAFETY: sixteen items from `index` on are within `count`.
         let numbers = unsafe { load::<FROM>(source) };
-        let target = to.wrapping_add(index * nbytes(TO));
+        let target = to.wrapping_add(index * const { nbytes(TO) });
         // SAFETY: as above.
         unsafe { store::<TO>(target, numbers) };
     }

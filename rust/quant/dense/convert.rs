@@ -13,6 +13,7 @@ pub(crate) const BF16: u8 = 2;
 
 /// Bytes of an item of such a dtype.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 pub(crate) const fn nbytes(float: u8) -> usize {
     if float == F32 { 4 } else { 2 }
 }

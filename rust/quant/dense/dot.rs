@@ -45,11 +45,24 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn row(&self, row: usize) -> &[u8] {
+    /// The same, copied to `bytes`, `stride` bytes apart.
+    pub(crate) fn packed<'b>(&self, stride: usize, bytes: &'b mut [u8]) -> Rows<'b> {
+        for (row, out) in bytes.chunks_mut(stride).take(self.rows).enumerate() {
+            let given = self.row(row);
+            out[..given.len()].copy_from_slice(given);
+        }
+        Rows {
+            bytes,
+            stride,
+            ..*self
+        }
+    }
+
+    pub(crate) fn row(&self, row: usize) -> &[u8] {
         &self.bytes[row * self.stride..][..self.cols * self.float.nbytes()]
     }
 
-    fn assert_inside(&self) {
+    pub(crate) fn assert_inside(&self) {
         let needed = match self.rows {
             0 => 0,
             rows => (rows - 1) * self.stride + self.cols * self.float.nbytes(),
@@ -171,16 +184,35 @@ fn dot_plain(tier: Tier, w: &Rows<'_>, x: &Rows<'_>, cols: usize, lanes: &mut [L
     }
 }
 
+/// The sums of some lanes, each as [`Lanes::sum`] has it.
+///
+/// # Panics
+/// If there are not as many.
+pub(crate) fn add_up(tier: Tier, lanes: &[Lanes], sums: &mut [f32]) {
+    assert_eq!(lanes.len(), sums.len(), "a sum for each");
+    let whole = match tier {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 | Tier::Avx512 | Tier::Avx512Bf16 => {
+            // SAFETY: a tier is only passed on where it is available.
+            unsafe { avx2::add_up(lanes, sums) }
+        }
+        _ => 0,
+    };
+    for (sum, lanes) in sums.iter_mut().zip(lanes).skip(whole) {
+        *sum = lanes.sum();
+    }
+}
+
 impl Lanes {
-    /// Their sum.
+    /// Their sum, as a tree.
     #[inline]
     pub(crate) fn sum(&self) -> f32 {
-        let mut eight: [f32; 8] = std::array::from_fn(|lane| self.0[lane] + self.0[lane + 8]);
-        for half in [4, 2, 1] {
+        let mut lanes = self.0;
+        for half in [8, 4, 2, 1] {
             for lane in 0..half {
-                eight[lane] += eight[lane + half];
+                lanes[lane] += lanes[lane + half];
             }
         }
-        eight[0]
+        lanes[0]
     }
 }

@@ -106,15 +106,15 @@ macro_rules! kernels {
             }
             for col in (0..cols).step_by(32) {
                 for r in 0..R {
-                    let from = at.w.wrapping_add(r * at.w_stride + col * nbytes(W) + at.ahead);
-                    for line in 0..nbytes(W) / 2 {
+                    let from = at.w.wrapping_add(r * at.w_stride + col * const { nbytes(W) } + at.ahead);
+                    for line in 0..const { nbytes(W) } / 2 {
                         _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64 * line).cast());
                     }
                 }
                 for part in 0..32 / $at_a_time {
                     let col = col + part * $at_a_time;
                     for r in 0..R {
-                        let from = at.w.wrapping_add(r * at.w_stride + col * nbytes(W));
+                        let from = at.w.wrapping_add(r * at.w_stride + col * const { nbytes(W) });
                         // SAFETY: the columns are within `cols`.
                         let weights = unsafe { load::<W>(from) };
                         for m in 0..M {
