@@ -7,9 +7,9 @@ use crate::quant::arrange::Arranged;
 use crate::quant::dequantize::write_columns;
 use crate::quant::float::Float;
 use crate::quant::layout::Layout;
-use crate::quant::{int8, lut4, team};
 use crate::quant::tier::Tier;
 use crate::quant::weight::Weight;
+use crate::quant::{int8, lut4, team};
 
 /// More rows of activations than this are not "few".
 pub const MOST_ROWS: usize = 32;

@@ -84,7 +84,10 @@ impl Owned {
         let scales = (rows * cols).div_ceil(block);
         let mut floats = |count: usize| random.normals(count);
         let scale = match kind {
-            ScaleKind::F32 => floats(scales).into_iter().flat_map(f32::to_le_bytes).collect(),
+            ScaleKind::F32 => floats(scales)
+                .into_iter()
+                .flat_map(f32::to_le_bytes)
+                .collect(),
             ScaleKind::F16 => (floats(scales).into_iter())
                 .flat_map(|scale| f32_to_f16(scale).to_le_bytes())
                 .collect(),
@@ -101,7 +104,9 @@ impl Owned {
         };
         let mut floats = |count: usize| -> Vec<u8> {
             let numbers = random.normals(count).into_iter();
-            numbers.flat_map(|number| (0.05 * number).to_le_bytes()).collect()
+            numbers
+                .flat_map(|number| (0.05 * number).to_le_bytes())
+                .collect()
         };
         Self {
             rows,

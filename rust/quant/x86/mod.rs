@@ -32,6 +32,44 @@ macro_rules! cover {
 }
 pub(crate) use cover;
 
+/// Walk over the groups of a tile: `ROWS` rows of a strip from `row` on, the last group a copy.
+///
+/// Runs the body with the bytes of each group, and the numbers of row and group. Not a function with a closure: those are not always inlined, as they have to be.
+macro_rules! walk {
+    (
+        $strip:ident[$row:ident..$rows:ident], $x:ident,
+        |$q:ident, $index:ident, $group:ident| $body:block
+    ) => {
+        let whole = $strip.q[$row].len();
+        let mut q = [&$strip.q[$row][..0]; $rows];
+        for (index, q) in q.iter_mut().enumerate() {
+            *q = &$strip.q[$row + index][..whole];
+        }
+        {
+            let mut whole_x = $x;
+            for x in &mut whole_x {
+                *x = &x[..whole];
+            }
+            let $x = whole_x;
+            for $group in 0..whole {
+                for $index in 0..$rows {
+                    let $q = &q[$index][$group];
+                    prefetch($q, AHEAD);
+                    $body
+                }
+            }
+        }
+        if let Some(tails) = &$strip.tails {
+            let $group = whole;
+            for $index in 0..$rows {
+                let $q = &tails[$row + $index];
+                $body
+            }
+        }
+    };
+}
+pub(crate) use walk;
+
 /// Write the sums of a tile that begins at `(row, m)`.
 pub(crate) fn put<const ROWS: usize, const WIDTH: usize>(
     sums: &mut [f32],

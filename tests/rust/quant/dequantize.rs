@@ -96,7 +96,9 @@ fn nested_scales_by_hand() {
         offset: 0.25,
     };
     let layout = Layout::Lut4(lut4(2, kind));
-    let code: Vec<u8> = (0..256).flat_map(|code| (code as f32).to_le_bytes()).collect();
+    let code: Vec<u8> = (0..256)
+        .flat_map(|code| (code as f32).to_le_bytes())
+        .collect();
     let nested = [0.5_f32, 2.0].map(f32::to_le_bytes).concat();
     let parts = Parts {
         q: &[0xf0, 0xf0, 0xf0],

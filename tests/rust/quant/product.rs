@@ -115,7 +115,10 @@ fn products_are_near_those_in_f64() {
                 for rows in ROWS {
                     let found = multiply(tier, weight, float, rows, &x);
                     let error = error(&weight, float, &x, &found);
-                    assert!(error <= most, "{layout:?} {float:?} {tier:?} {rows}: {error:e}");
+                    assert!(
+                        error <= most,
+                        "{layout:?} {float:?} {tier:?} {rows}: {error:e}"
+                    );
                 }
             }
         }
