@@ -51,24 +51,44 @@ macro_rules! walk {
                 *x = &x[..whole];
             }
             let $x = whole_x;
+            // at the end of rows, those of the next tile follow
+            let last = whole.saturating_sub(AHEAD / $strip.group_bytes());
+            let next_tile = ($rows - 1) * $strip.stride;
             for $group in 0..whole {
-                for $index in 0..$rows {
+                let ahead = AHEAD + if $group < last { 0 } else { next_tile };
+                $crate::quant::x86::unrolled!($rows, |$index| {
                     let $q = &q[$index][$group];
-                    prefetch($q, AHEAD);
+                    prefetch($q, ahead);
                     $body
-                }
+                });
             }
         }
         if let Some(tails) = &$strip.tails {
             let $group = whole;
-            for $index in 0..$rows {
+            $crate::quant::x86::unrolled!($rows, |$index| {
                 let $q = &tails[$row + $index];
                 $body
-            }
+            });
         }
     };
 }
 pub(crate) use walk;
+
+/// Run the body for each index below `rows`, up to 8. A loop would keep what is indexed in memory.
+macro_rules! unrolled {
+    ($rows:ident, |$index:ident| $body:block) => {
+        $crate::quant::x86::unrolled!($rows, |$index| $body, [0, 1, 2, 3, 4, 5, 6, 7])
+    };
+    ($rows:ident, |$index:ident| $body:block, [$($number:literal),*]) => {{
+        $(
+            if $number < $rows {
+                let $index = $number;
+                $body
+            }
+        )*
+    }};
+}
+pub(crate) use unrolled;
 
 /// Write the sums of a tile that begins at `(row, m)`.
 pub(crate) fn put<const ROWS: usize, const WIDTH: usize>(
