@@ -64,22 +64,6 @@ impl Order {
             Self::Nibbles { lanes, nibbles, .. } => lanes * nibbles,
         }
     }
-
-    /// The column of a group that comes at `place`.
-    fn column(self, place: usize) -> usize {
-        match self {
-            Self::Plain => place,
-            Self::Nibbles {
-                lanes,
-                nibbles,
-                low_first,
-            } => {
-                // nibbles count from the lowest bit up
-                let nibble = place / lanes;
-                place % lanes * nibbles + (nibble ^ usize::from(!low_first))
-            }
-        }
-    }
 }
 
 /// Every order that was asked for.
@@ -108,7 +92,7 @@ impl Arranged {
     pub(crate) fn numbers(&self, x: &Prepared<'_>, order: Order) -> &[Numbers] {
         self.numbers[order.cell()].get_or_init(|| {
             let item = |number| number;
-            lines(x, order, item).into_iter().map(Numbers).collect()
+            lines(x, order, item, Numbers)
         })
     }
 
@@ -116,29 +100,67 @@ impl Arranged {
     pub(crate) fn halves(&self, x: &Prepared<'_>, order: Order) -> &[Halves] {
         self.halves[order.cell()].get_or_init(|| {
             let item = |number: f32| (number.to_bits() >> 16) as u16;
-            lines(x, order, item).into_iter().map(Halves).collect()
+            lines(x, order, item, Halves)
         })
     }
 }
 
 /// All rows in an order, `N` items to a line.
-fn lines<T: Copy + Default, const N: usize>(
+fn lines<T, L, const N: usize>(
     x: &Prepared<'_>,
     order: Order,
     item: impl Fn(f32) -> T,
-) -> Vec<[T; N]> {
+    line: impl Fn([T; N]) -> L,
+) -> Vec<L> {
     let (cols, group) = (x.given.cols, order.group());
-    let columns: Vec<usize> = (0..group).map(|place| order.column(place)).collect();
-    let mut lines = Vec::with_capacity(x.given.rows * cols.div_ceil(group) * group / N);
-    for row in x.numbers().chunks_exact(4 * cols.max(1)) {
-        for part in row.chunks(4 * group) {
-            let (part, _) = part.as_chunks::<4>();
-            for columns in columns.chunks_exact(N) {
-                let number = |place: usize| {
-                    part.get(columns[place])
-                        .map_or(0.0, |&bytes| f32::from_le_bytes(bytes))
-                };
-                lines.push(std::array::from_fn(|place| item(number(place))));
+    let numbers = x.numbers().as_chunks::<4>().0;
+    let numbers: Vec<f32> = numbers
+        .iter()
+        .map(|&item| f32::from_le_bytes(item))
+        .collect();
+    let rows = numbers.chunks_exact(cols.max(1));
+    let mut lines = Vec::with_capacity(rows.len() * cols.div_ceil(group) * group / N);
+    for row in rows {
+        let (whole, tail) = row.split_at(cols / group * group);
+        let mut padded = [0.0; 128];
+        padded[..tail.len()].copy_from_slice(tail);
+        let padded = if tail.is_empty() {
+            &[]
+        } else {
+            &padded[..group]
+        };
+        for part in whole.chunks_exact(group).chain(padded.chunks_exact(group)) {
+            match order {
+                Order::Plain => {
+                    for part in part.as_chunks::<N>().0 {
+                        lines.push(line(part.map(&item)));
+                    }
+                }
+                Order::Nibbles {
+                    lanes: 8,
+                    low_first,
+                    ..
+                } => {
+                    let part = part.as_chunks::<8>().0;
+                    for pair in [0, 2, 4, 6] {
+                        // two registers to a line
+                        let nibbles =
+                            [pair, pair + 1].map(|nibble| nibble ^ usize::from(!low_first));
+                        let number = |place: usize| part[place % 8][nibbles[place / 8 % 2]];
+                        lines.push(line(std::array::from_fn(|place| item(number(place)))));
+                    }
+                }
+                Order::Nibbles { low_first, .. } => {
+                    // a line for each nibble, of all lanes
+                    let nibbles = group / N;
+                    for nibble in 0..nibbles {
+                        let first = nibble ^ usize::from(!low_first);
+                        let mut numbers = part[first..].iter().step_by(nibbles);
+                        lines.push(line(std::array::from_fn(|_| {
+                            item(numbers.next().copied().unwrap_or_default())
+                        })));
+                    }
+                }
             }
         }
     }

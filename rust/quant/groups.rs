@@ -32,7 +32,6 @@ impl Units {
     }
 }
 
-
 /// Part of a row, and what its numbers become.
 #[derive(Clone)]
 pub(crate) struct Span {

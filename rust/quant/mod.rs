@@ -18,6 +18,8 @@ mod groups;
 mod int8;
 pub mod layout;
 mod lut4;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod product;
 mod scale;
 pub mod scheme;

@@ -22,12 +22,21 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Strip<'a, const BYTES: usize> {
     /// How many.
     pub(crate) rows: usize,
+    /// Bytes of a row.
+    pub(crate) stride: usize,
     /// Whole groups.
     pub(crate) q: [&'a [[u8; BYTES]]; STRIP],
     /// The last group, filled up, where there is a part of one.
     pub(crate) tails: Option<[[u8; BYTES]; STRIP]>,
     /// Of each row, filled up by at least 16.
     pub(crate) scales: [&'a [f32]; STRIP],
+}
+
+impl<const BYTES: usize> Strip<'_, BYTES> {
+    #[inline(always)]
+    pub(crate) const fn group_bytes(&self) -> usize {
+        BYTES
+    }
 }
 
 impl Job<'_> {
@@ -52,6 +61,7 @@ impl Job<'_> {
             let bytes = self.weight.cols / cols_in_byte;
             let mut strip = Strip {
                 rows,
+                stride: bytes,
                 q: [&[]; STRIP],
                 tails: (!bytes.is_multiple_of(BYTES)).then_some([[0; BYTES]; STRIP]),
                 scales: std::array::from_fn(|row| &wide[row * stride..][..stride]),

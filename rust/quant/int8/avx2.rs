@@ -14,7 +14,11 @@ pub(super) fn write_groups(
     out: &mut [u8],
 ) {
     let size = float.nbytes();
-    let sixteens = q.as_chunks::<16>().0.iter().zip(out.chunks_exact_mut(16 * size));
+    let sixteens = q
+        .as_chunks::<16>()
+        .0
+        .iter()
+        .zip(out.chunks_exact_mut(16 * size));
     for (index, (q, out)) in sixteens.enumerate() {
         let scale = _mm256_set1_ps(scales[index * 16 / unit]);
         let bytes = load_half(q);

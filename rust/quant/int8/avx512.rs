@@ -25,7 +25,11 @@ pub(super) fn write_groups(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn with_scales<const PER: usize>(float: Float, q: &[u8], scales: &[f32], out: &mut [u8]) {
-    let groups = q.as_chunks::<64>().0.iter().zip(scales.as_chunks::<PER>().0);
+    let groups = q
+        .as_chunks::<64>()
+        .0
+        .iter()
+        .zip(scales.as_chunks::<PER>().0);
     match float {
         Float::F32 => {
             for ((q, scales), out) in groups.zip(out.as_chunks_mut::<256>().0) {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use crate::quant::arrange::{Numbers, Order};
 use crate::quant::strips::{Job, Strip};
 use crate::quant::x86::avx2::{load_f32, load_half, prefetch, total};
-use crate::quant::x86::cover;
+use crate::quant::x86::{cover, walk};
 
 // Bytes of a row that are asked for ahead.
 const AHEAD: usize = 1024;
@@ -13,7 +13,12 @@ const AHEAD: usize = 1024;
 /// In f32.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn numbers(job: &Job<'_>, sums: &mut [f32]) {
-    let x = job.x.arranged.numbers(job.x, Order::Plain).as_chunks::<4>().0;
+    let x = job
+        .x
+        .arranged
+        .numbers(job.x, Order::Plain)
+        .as_chunks::<4>()
+        .0;
     let groups = x.len() / job.x.given.rows;
     let kernel = Kernel { groups, x };
     job.strips::<64>(1, sums, |strip, sums| {
@@ -42,43 +47,31 @@ fn tile<const ROWS: usize, const WIDTH: usize>(
     row: usize,
     m: usize,
 ) -> [[f32; WIDTH]; ROWS] {
-    let x = kernel.rows::<WIDTH>(m);
-    let whole = strip.q[row].len();
-    let q: [&[[u8; 64]]; ROWS] = std::array::from_fn(|index| &strip.q[row + index][..whole]);
-    let scales: [&[f32]; ROWS] = std::array::from_fn(|index| strip.scales[row + index]);
+    let x: [&[[Numbers; 4]]; WIDTH] = kernel.rows(m);
     let mut sums = [[_mm256_setzero_ps(); WIDTH]; ROWS];
-    let step = |sums: &mut [__m256; WIDTH], q: &[u8; 64], scale: f32, x: [&[Numbers; 4]; WIDTH]| {
+    walk!(strip[row..ROWS], x, |q, index, group| {
         let mut parts = [_mm256_setzero_ps(); WIDTH];
         for (place, q) in q.as_chunks::<16>().0.iter().enumerate() {
             let q = load_half(q);
-            for (half, q) in [q, _mm_srli_si128::<8>(q)].into_iter().enumerate() {
-                let codes = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
-                for (part, x) in parts.iter_mut().zip(x) {
-                    let x = &x[place].0.as_chunks::<8>().0[half];
-                    *part = _mm256_fmadd_ps(codes, load_f32(x), *part);
+            let eights = [q, _mm_srli_si128::<8>(q)];
+            for (half, eight) in eights.into_iter().enumerate() {
+                let codes = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+                for m in 0..WIDTH {
+                    let x = &x[m][group][place].0.as_chunks::<8>().0[half];
+                    parts[m] = _mm256_fmadd_ps(codes, load_f32(x), parts[m]);
                 }
             }
         }
-        let scale = _mm256_set1_ps(scale);
-        for (sum, part) in sums.iter_mut().zip(parts) {
-            *sum = _mm256_fmadd_ps(part, scale, *sum);
+        let scale = _mm256_set1_ps(strip.scales[row + index][group]);
+        for m in 0..WIDTH {
+            sums[index][m] = _mm256_fmadd_ps(parts[m], scale, sums[index][m]);
         }
-    };
-    let whole_x = x.map(|x| &x[..whole]);
-    let whole_scales = scales.map(|scales| &scales[..whole]);
-    for group in 0..whole {
-        let x = whole_x.map(|x| &x[group]);
-        for index in 0..ROWS {
-            let q = &q[index][group];
-            prefetch(q, AHEAD);
-            step(&mut sums[index], q, whole_scales[index][group], x);
+    });
+    let mut totals = [[0.0; WIDTH]; ROWS];
+    for index in 0..ROWS {
+        for m in 0..WIDTH {
+            totals[index][m] = total(sums[index][m]);
         }
     }
-    if let Some(tails) = &strip.tails {
-        let x = x.map(|x| &x[whole]);
-        for index in 0..ROWS {
-            step(&mut sums[index], &tails[row + index], scales[index][whole], x);
-        }
-    }
-    sums.map(|row| row.map(|lanes| total(lanes)))
+    totals
 }

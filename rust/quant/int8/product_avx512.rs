@@ -6,7 +6,7 @@ use crate::quant::arrange::{Halves, Numbers, Order};
 use crate::quant::strips::{Job, Strip};
 use crate::quant::x86::avx2::load_half;
 use crate::quant::x86::avx512::{as_bf16, load_f32, load_u16, prefetch};
-use crate::quant::x86::cover;
+use crate::quant::x86::{cover, walk};
 
 // Bytes of a row that are asked for ahead.
 const AHEAD: usize = 1024;
@@ -14,7 +14,12 @@ const AHEAD: usize = 1024;
 /// In f32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) fn numbers(job: &Job<'_>, sums: &mut [f32]) {
-    let x = job.x.arranged.numbers(job.x, Order::Plain).as_chunks::<4>().0;
+    let x = job
+        .x
+        .arranged
+        .numbers(job.x, Order::Plain)
+        .as_chunks::<4>()
+        .0;
     let groups = x.len() / job.x.given.rows;
     let kernel = Kernel { groups, x };
     job.strips::<64>(1, sums, |strip, sums| {
@@ -25,7 +30,12 @@ pub(super) fn numbers(job: &Job<'_>, sums: &mut [f32]) {
 /// In bfloat16, summed in f32: every code is one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 pub(super) fn halves(job: &Job<'_>, sums: &mut [f32]) {
-    let x = job.x.arranged.halves(job.x, Order::Plain).as_chunks::<2>().0;
+    let x = job
+        .x
+        .arranged
+        .halves(job.x, Order::Plain)
+        .as_chunks::<2>()
+        .0;
     let groups = x.len() / job.x.given.rows;
     let kernel = Kernel { groups, x };
     job.strips::<64>(1, sums, |strip, sums| {
@@ -54,41 +64,29 @@ fn numbers_tile<const ROWS: usize, const WIDTH: usize>(
     row: usize,
     m: usize,
 ) -> [[f32; WIDTH]; ROWS] {
-    let x = kernel.rows::<WIDTH>(m);
-    let whole = strip.q[row].len();
-    let q: [&[[u8; 64]]; ROWS] = std::array::from_fn(|index| &strip.q[row + index][..whole]);
-    let scales: [&[f32]; ROWS] = std::array::from_fn(|index| strip.scales[row + index]);
+    let x: [&[[Numbers; 4]]; WIDTH] = kernel.rows(m);
     let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
-    let step = |sums: &mut [__m512; WIDTH], q: &[u8; 64], scale: f32, x: [&[Numbers; 4]; WIDTH]| {
+    walk!(strip[row..ROWS], x, |q, index, group| {
         let mut parts = [_mm512_setzero_ps(); WIDTH];
         for (place, q) in q.as_chunks::<16>().0.iter().enumerate() {
             let codes = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_half(q)));
-            for (part, x) in parts.iter_mut().zip(x) {
-                *part = _mm512_fmadd_ps(codes, load_f32(&x[place].0), *part);
+            for m in 0..WIDTH {
+                let x = load_f32(&x[m][group][place].0);
+                parts[m] = _mm512_fmadd_ps(codes, x, parts[m]);
             }
         }
-        let scale = _mm512_set1_ps(scale);
-        for (sum, part) in sums.iter_mut().zip(parts) {
-            *sum = _mm512_fmadd_ps(part, scale, *sum);
+        let scale = _mm512_set1_ps(strip.scales[row + index][group]);
+        for m in 0..WIDTH {
+            sums[index][m] = _mm512_fmadd_ps(parts[m], scale, sums[index][m]);
         }
-    };
-    let whole_x = x.map(|x| &x[..whole]);
-    let whole_scales = scales.map(|scales| &scales[..whole]);
-    for group in 0..whole {
-        let x = whole_x.map(|x| &x[group]);
-        for index in 0..ROWS {
-            let q = &q[index][group];
-            prefetch(q, AHEAD);
-            step(&mut sums[index], q, whole_scales[index][group], x);
+    });
+    let mut totals = [[0.0; WIDTH]; ROWS];
+    for index in 0..ROWS {
+        for m in 0..WIDTH {
+            totals[index][m] = _mm512_reduce_add_ps(sums[index][m]);
         }
     }
-    if let Some(tails) = &strip.tails {
-        let x = x.map(|x| &x[whole]);
-        for index in 0..ROWS {
-            step(&mut sums[index], &tails[row + index], scales[index][whole], x);
-        }
-    }
-    sums.map(|row| row.map(|lanes| _mm512_reduce_add_ps(lanes)))
+    totals
 }
 
 #[inline]
@@ -99,43 +97,30 @@ fn halves_tile<const ROWS: usize, const WIDTH: usize>(
     row: usize,
     m: usize,
 ) -> [[f32; WIDTH]; ROWS] {
-    let x = kernel.rows::<WIDTH>(m);
-    let whole = strip.q[row].len();
-    let q: [&[[u8; 64]]; ROWS] = std::array::from_fn(|index| &strip.q[row + index][..whole]);
-    let scales: [&[f32]; ROWS] = std::array::from_fn(|index| strip.scales[row + index]);
+    let x: [&[[Halves; 2]]; WIDTH] = kernel.rows(m);
     let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
-    let step = |sums: &mut [__m512; WIDTH], q: &[u8; 64], scale: f32, x: [&[Halves; 2]; WIDTH]| {
+    walk!(strip[row..ROWS], x, |q, index, group| {
         let mut parts = [_mm512_setzero_ps(); WIDTH];
-        for (place, q) in q.as_chunks::<32>().0.iter().enumerate() {
-            let [low, high] = [0, 1].map(|half| {
-                let q = load_half(&q.as_chunks::<16>().0[half]);
-                _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q))
-            });
+        let q = q.as_chunks::<16>().0;
+        for place in 0..2 {
+            let low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_half(&q[2 * place])));
+            let high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_half(&q[2 * place + 1])));
             let codes = _mm512_cvtne2ps_pbh(high, low);
-            for (part, x) in parts.iter_mut().zip(x) {
-                *part = _mm512_dpbf16_ps(*part, codes, as_bf16(load_u16(&x[place].0)));
+            for m in 0..WIDTH {
+                let x = as_bf16(load_u16(&x[m][group][place].0));
+                parts[m] = _mm512_dpbf16_ps(parts[m], codes, x);
             }
         }
-        let scale = _mm512_set1_ps(scale);
-        for (sum, part) in sums.iter_mut().zip(parts) {
-            *sum = _mm512_fmadd_ps(part, scale, *sum);
+        let scale = _mm512_set1_ps(strip.scales[row + index][group]);
+        for m in 0..WIDTH {
+            sums[index][m] = _mm512_fmadd_ps(parts[m], scale, sums[index][m]);
         }
-    };
-    let whole_x = x.map(|x| &x[..whole]);
-    let whole_scales = scales.map(|scales| &scales[..whole]);
-    for group in 0..whole {
-        let x = whole_x.map(|x| &x[group]);
-        for index in 0..ROWS {
-            let q = &q[index][group];
-            prefetch(q, AHEAD);
-            step(&mut sums[index], q, whole_scales[index][group], x);
+    });
+    let mut totals = [[0.0; WIDTH]; ROWS];
+    for index in 0..ROWS {
+        for m in 0..WIDTH {
+            totals[index][m] = _mm512_reduce_add_ps(sums[index][m]);
         }
     }
-    if let Some(tails) = &strip.tails {
-        let x = x.map(|x| &x[whole]);
-        for index in 0..ROWS {
-            step(&mut sums[index], &tails[row + index], scales[index][whole], x);
-        }
-    }
-    sums.map(|row| row.map(|lanes| _mm512_reduce_add_ps(lanes)))
+    totals
 }

@@ -53,10 +53,18 @@ fn halves<const PER: usize, const IS_F16: bool>(
         [eight(codes[0], codes[2]), eight(codes[1], codes[3])]
     };
     let spread = spread();
-    let groups = q.as_chunks::<32>().0.iter().zip(scales.as_chunks::<PER>().0);
+    let groups = q
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(scales.as_chunks::<PER>().0);
     for ((q, scales), out) in groups.zip(out.as_chunks_mut::<128>().0) {
         let tables = scales.map(|scale| table::<IS_F16>(codebook, scale));
-        let parts = q.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<64>().0);
+        let parts = q
+            .as_chunks::<16>()
+            .0
+            .iter()
+            .zip(out.as_chunks_mut::<64>().0);
         for (part, (q, out)) in parts.enumerate() {
             let [low, high] = if PER == 4 {
                 // the second half of the columns has a table of its own
@@ -97,17 +105,15 @@ fn table<const IS_F16: bool>(codebook: [__m256; 2], scale: f32) -> [__m256i; 2] 
             0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15, //
             0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15,
         );
-        let [first, second] = products.map(|eight| {
-            _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(eight)
-        });
+        let [first, second] =
+            products.map(|eight| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(eight));
         _mm256_shuffle_epi8(_mm256_set_m128i(second, first), bytes)
     } else {
         let bytes = _mm256_setr_epi8(
             2, 6, 10, 14, 2, 6, 10, 14, 3, 7, 11, 15, 3, 7, 11, 15, //
             2, 6, 10, 14, 2, 6, 10, 14, 3, 7, 11, 15, 3, 7, 11, 15,
         );
-        let [first, second] =
-            products.map(|eight| _mm256_shuffle_epi8(round_bf16(eight), bytes));
+        let [first, second] = products.map(|eight| _mm256_shuffle_epi8(round_bf16(eight), bytes));
         _mm256_blend_epi32::<0b1010_1010>(first, second)
     };
     [
@@ -122,9 +128,17 @@ fn table<const IS_F16: bool>(codebook: [__m256; 2], scale: f32) -> [__m256i; 2] 
 fn singles<const PER: usize>(lut4: &Lut4, q: &[u8], scales: &[f32], out: &mut [u8]) {
     let [first, second] = [0, 1].map(|half| load_f32(&lut4.codebook.as_chunks::<8>().0[half]));
     let spread = spread();
-    let groups = q.as_chunks::<32>().0.iter().zip(scales.as_chunks::<PER>().0);
+    let groups = q
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(scales.as_chunks::<PER>().0);
     for ((q, scales), out) in groups.zip(out.as_chunks_mut::<256>().0) {
-        let parts = q.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<128>().0);
+        let parts = q
+            .as_chunks::<16>()
+            .0
+            .iter()
+            .zip(out.as_chunks_mut::<128>().0);
         for (part, (q, out)) in parts.enumerate() {
             let index = indices(q, spread, lut4.low_first);
             let (low, high) = (
@@ -175,4 +189,3 @@ fn indices(q: &[u8; 16], spread: __m256i, low_first: bool) -> __m256i {
     let mixed = _mm256_blendv_epi8(bytes, shifted, uppers);
     _mm256_and_si256(mixed, _mm256_set1_epi8(15))
 }
-

@@ -47,12 +47,20 @@ fn halves<const PER: usize, const IS_F16: bool>(
     // where the table of each pair of columns begins
     let entries = load_u16(&std::array::from_fn(|pair| (pair * PER / 32 * 16) as u16));
     let nibble = _mm512_set1_epi16(15);
-    let groups = q.as_chunks::<32>().0.iter().zip(scales.as_chunks::<PER>().0);
+    let groups = q
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(scales.as_chunks::<PER>().0);
     for ((q, scales), out) in groups.zip(out.as_chunks_mut::<128>().0) {
         let products = scales.map(|scale| _mm512_mul_ps(codebook, _mm512_set1_ps(scale)));
         let table = |first: usize, second: usize| {
             let (first, second) = (products[first % PER], products[second % PER]);
-            if IS_F16 { f16(first, second) } else { bf16(first, second) }
+            if IS_F16 {
+                f16(first, second)
+            } else {
+                bf16(first, second)
+            }
         };
         let table = [table(0, 1), table(2, 3)];
         let find = |codes: __m512i| {
@@ -83,7 +91,11 @@ fn singles<const PER: usize>(lut4: &Lut4, q: &[u8], scales: &[f32], out: &mut [u
     let codebook = load_f32(&lut4.codebook);
     let order = |first| interleaved::<16>(lut4.low_first, first).map(|lane| lane as u32);
     let orders = [load_u32(&order(0)), load_u32(&order(8))];
-    let groups = q.as_chunks::<32>().0.iter().zip(scales.as_chunks::<PER>().0);
+    let groups = q
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(scales.as_chunks::<PER>().0);
     for ((q, scales), out) in groups.zip(out.as_chunks_mut::<256>().0) {
         let mut quarters = out.as_chunks_mut::<64>().0.iter_mut().enumerate();
         for q in q.as_chunks::<16>().0 {

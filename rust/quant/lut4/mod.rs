@@ -18,8 +18,8 @@ use std::ops::Range;
 
 use crate::quant::dequantize::write_rounded;
 use crate::quant::float::Float;
-use crate::quant::layout::{Layout, Lut4};
 use crate::quant::groups::{self, Kernel, Span, Units};
+use crate::quant::layout::{Layout, Lut4};
 use crate::quant::scale::Scales;
 use crate::quant::tier::Tier;
 use crate::quant::weight::Weight;

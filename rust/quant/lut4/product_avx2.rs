@@ -9,7 +9,7 @@ use crate::quant::arrange::{Numbers, Order};
 use crate::quant::layout::Lut4;
 use crate::quant::strips::{Job, Strip};
 use crate::quant::x86::avx2::{load, load_f32, prefetch, total};
-use crate::quant::x86::cover;
+use crate::quant::x86::{cover, walk};
 
 // Bytes of a row that are asked for ahead.
 const AHEAD: usize = 1024;
@@ -36,7 +36,7 @@ pub(super) fn numbers(lut4: &Lut4, job: &Job<'_>, sums: &mut [f32]) {
     });
 }
 
-struct Kernel<'a> {
+struct Kernel<'a, X> {
     codebook: [__m256; 2],
     /// Which of the scales of a group is that of each lane.
     spread: __m256i,
@@ -44,69 +44,90 @@ struct Kernel<'a> {
     per: usize,
     /// Of a row of the activations.
     groups: usize,
-    x: &'a [[Numbers; 4]],
+    x: &'a [X],
+}
+
+impl<X> Kernel<'_, X> {
+    #[inline(always)]
+    fn rows<const WIDTH: usize>(&self, m: usize) -> [&[X]; WIDTH] {
+        std::array::from_fn(|row| &self.x[(m + row) * self.groups..][..self.groups])
+    }
+}
+
+/// The scales of a group, from `first` on, in its lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scales_of(scales: &[f32], first: usize, spread: __m256i) -> __m256 {
+    debug_assert!(first + 8 <= scales.len());
+    let scales = scales.as_ptr().wrapping_add(first);
+    // SAFETY: strips fill up their scales by 16.
+    let scales = unsafe { _mm256_loadu_ps(scales) };
+    _mm256_permutevar8x32_ps(scales, spread)
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tile<const ROWS: usize, const WIDTH: usize>(
-    kernel: &Kernel<'_>,
+    kernel: &Kernel<'_, [Numbers; 4]>,
     strip: &Strip<'_, 32>,
     row: usize,
     m: usize,
 ) -> [[f32; WIDTH]; ROWS] {
-    let x: [&[[Numbers; 4]]; WIDTH] =
-        std::array::from_fn(|row| &kernel.x[(m + row) * kernel.groups..][..kernel.groups]);
-    let whole = strip.q[row].len();
-    let q: [&[[u8; 32]]; ROWS] = std::array::from_fn(|index| &strip.q[row + index][..whole]);
-    let scales: [&[f32]; ROWS] = std::array::from_fn(|index| strip.scales[row + index]);
+    let x: [&[[Numbers; 4]]; WIDTH] = kernel.rows(m);
     let mut sums = [[_mm256_setzero_ps(); WIDTH]; ROWS];
-    let step = |sums: &mut [__m256; WIDTH], q: &[u8; 32], scales: &[f32], x: [&[Numbers; 4]; WIDTH]| {
-        let codes = load(q);
+    walk!(strip[row..ROWS], x, |q, index, group| {
         let mut parts = [_mm256_setzero_ps(); WIDTH];
-        // an index, with the bit that chooses between the halves of the codebook as sign in `top`
-        let mut nibble = |index: __m256i, top: __m256i, place: usize| {
+        let codes = load(q);
+        // each with the bit that chooses between the halves of the codebook as sign of another
+        let indices = [
+            (codes, _mm256_slli_epi32::<28>(codes)),
+            (
+                _mm256_srli_epi32::<4>(codes),
+                _mm256_slli_epi32::<24>(codes),
+            ),
+            (
+                _mm256_srli_epi32::<8>(codes),
+                _mm256_slli_epi32::<20>(codes),
+            ),
+            (
+                _mm256_srli_epi32::<12>(codes),
+                _mm256_slli_epi32::<16>(codes),
+            ),
+            (
+                _mm256_srli_epi32::<16>(codes),
+                _mm256_slli_epi32::<12>(codes),
+            ),
+            (
+                _mm256_srli_epi32::<20>(codes),
+                _mm256_slli_epi32::<8>(codes),
+            ),
+            (
+                _mm256_srli_epi32::<24>(codes),
+                _mm256_slli_epi32::<4>(codes),
+            ),
+            (_mm256_srli_epi32::<28>(codes), codes),
+        ];
+        for (place, (index, sign)) in indices.into_iter().enumerate() {
             let code = _mm256_blendv_ps(
                 _mm256_permutevar8x32_ps(kernel.codebook[0], index),
                 _mm256_permutevar8x32_ps(kernel.codebook[1], index),
-                _mm256_castsi256_ps(top),
+                _mm256_castsi256_ps(sign),
             );
-            for (part, x) in parts.iter_mut().zip(x) {
-                let x = &x[place / 2].0.as_chunks::<8>().0[place % 2];
-                *part = _mm256_fmadd_ps(code, load_f32(x), *part);
+            for m in 0..WIDTH {
+                let x = &x[m][group][place / 2].0.as_chunks::<8>().0[place % 2];
+                parts[m] = _mm256_fmadd_ps(code, load_f32(x), parts[m]);
             }
-        };
-        nibble(codes, _mm256_slli_epi32::<28>(codes), 0);
-        nibble(_mm256_srli_epi32::<4>(codes), _mm256_slli_epi32::<24>(codes), 1);
-        nibble(_mm256_srli_epi32::<8>(codes), _mm256_slli_epi32::<20>(codes), 2);
-        nibble(_mm256_srli_epi32::<12>(codes), _mm256_slli_epi32::<16>(codes), 3);
-        nibble(_mm256_srli_epi32::<16>(codes), _mm256_slli_epi32::<12>(codes), 4);
-        nibble(_mm256_srli_epi32::<20>(codes), _mm256_slli_epi32::<8>(codes), 5);
-        nibble(_mm256_srli_epi32::<24>(codes), _mm256_slli_epi32::<4>(codes), 6);
-        nibble(_mm256_srli_epi32::<28>(codes), codes, 7);
-        let scale = match scales.first_chunk() {
-            Some(scales) => _mm256_permutevar8x32_ps(load_f32(scales), kernel.spread),
-            None => _mm256_setzero_ps(),
-        };
-        for (sum, part) in sums.iter_mut().zip(parts) {
-            *sum = _mm256_fmadd_ps(part, scale, *sum);
         }
-    };
-    let whole_x = x.map(|x| &x[..whole]);
-    for group in 0..whole {
-        let x = whole_x.map(|x| &x[group]);
-        for index in 0..ROWS {
-            let q = &q[index][group];
-            prefetch(q, AHEAD);
-            step(&mut sums[index], q, &scales[index][group * kernel.per..], x);
+        let scale = scales_of(strip.scales[row + index], group * kernel.per, kernel.spread);
+        for m in 0..WIDTH {
+            sums[index][m] = _mm256_fmadd_ps(parts[m], scale, sums[index][m]);
+        }
+    });
+    let mut totals = [[0.0; WIDTH]; ROWS];
+    for index in 0..ROWS {
+        for m in 0..WIDTH {
+            totals[index][m] = total(sums[index][m]);
         }
     }
-    if let Some(tails) = &strip.tails {
-        let x = x.map(|x| &x[whole]);
-        for index in 0..ROWS {
-            let scales = &scales[index][whole * kernel.per..];
-            step(&mut sums[index], &tails[row + index], scales, x);
-        }
-    }
-    sums.map(|row| row.map(|lanes| total(lanes)))
+    totals
 }

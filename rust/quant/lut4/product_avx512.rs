@@ -10,7 +10,7 @@ use crate::quant::arrange::{Halves, Numbers, Order};
 use crate::quant::layout::Lut4;
 use crate::quant::strips::{Job, Strip};
 use crate::quant::x86::avx512::{as_bf16, bf16, load, load_f32, load_u16, load_u32, prefetch};
-use crate::quant::x86::cover;
+use crate::quant::x86::{cover, walk};
 
 // Bytes of a row that are asked for ahead.
 const AHEAD: usize = 1024;
@@ -75,14 +75,15 @@ fn spread(unit: usize) -> __m512i {
     load_u32(&std::array::from_fn(|lane| (lane * 8 / unit) as u32))
 }
 
-/// The scales of a group, in its lanes.
+/// The scales of a group, from `first` on, in its lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn scales_of(scales: &[f32], spread: __m512i) -> __m512 {
-    match scales.first_chunk() {
-        Some(scales) => _mm512_permutexvar_ps(spread, load_f32(scales)),
-        None => _mm512_setzero_ps(),
-    }
+fn scales_of(scales: &[f32], first: usize, spread: __m512i) -> __m512 {
+    debug_assert!(first + 16 <= scales.len());
+    let scales = scales.as_ptr().wrapping_add(first);
+    // SAFETY: strips fill up their scales by 16.
+    let scales = unsafe { _mm512_loadu_ps(scales) };
+    _mm512_permutexvar_ps(spread, scales)
 }
 
 #[inline]
@@ -93,50 +94,41 @@ fn numbers_tile<const ROWS: usize, const WIDTH: usize>(
     row: usize,
     m: usize,
 ) -> [[f32; WIDTH]; ROWS] {
-    let x = kernel.rows::<WIDTH>(m);
-    let whole = strip.q[row].len();
-    let q: [&[[u8; 64]]; ROWS] = std::array::from_fn(|index| &strip.q[row + index][..whole]);
-    let scales: [&[f32]; ROWS] = std::array::from_fn(|index| strip.scales[row + index]);
+    let x: [&[[Numbers; 8]]; WIDTH] = kernel.rows(m);
+    let codebook = _mm512_castsi512_ps(kernel.codebook);
     let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
-    let step = |sums: &mut [__m512; WIDTH], q: &[u8; 64], scales: &[f32], x: [&[Numbers; 8]; WIDTH]| {
-        let codes = load(q);
+    walk!(strip[row..ROWS], x, |q, index, group| {
         let mut parts = [_mm512_setzero_ps(); WIDTH];
-        let mut nibble = |index: __m512i, place: usize| {
-            let code = _mm512_permutexvar_ps(index, _mm512_castsi512_ps(kernel.codebook));
-            for (part, x) in parts.iter_mut().zip(x) {
-                *part = _mm512_fmadd_ps(code, load_f32(&x[place].0), *part);
+        let codes = load(q);
+        let indices = [
+            codes,
+            _mm512_srli_epi32::<4>(codes),
+            _mm512_srli_epi32::<8>(codes),
+            _mm512_srli_epi32::<12>(codes),
+            _mm512_srli_epi32::<16>(codes),
+            _mm512_srli_epi32::<20>(codes),
+            _mm512_srli_epi32::<24>(codes),
+            _mm512_srli_epi32::<28>(codes),
+        ];
+        for (place, index) in indices.into_iter().enumerate() {
+            let code = _mm512_permutexvar_ps(index, codebook);
+            for m in 0..WIDTH {
+                let x = load_f32(&x[m][group][place].0);
+                parts[m] = _mm512_fmadd_ps(code, x, parts[m]);
             }
-        };
-        nibble(codes, 0);
-        nibble(_mm512_srli_epi32::<4>(codes), 1);
-        nibble(_mm512_srli_epi32::<8>(codes), 2);
-        nibble(_mm512_srli_epi32::<12>(codes), 3);
-        nibble(_mm512_srli_epi32::<16>(codes), 4);
-        nibble(_mm512_srli_epi32::<20>(codes), 5);
-        nibble(_mm512_srli_epi32::<24>(codes), 6);
-        nibble(_mm512_srli_epi32::<28>(codes), 7);
-        let scale = scales_of(scales, kernel.spread);
-        for (sum, part) in sums.iter_mut().zip(parts) {
-            *sum = _mm512_fmadd_ps(part, scale, *sum);
         }
-    };
-    let whole_x = x.map(|x| &x[..whole]);
-    for group in 0..whole {
-        let x = whole_x.map(|x| &x[group]);
-        for index in 0..ROWS {
-            let q = &q[index][group];
-            prefetch(q, AHEAD);
-            step(&mut sums[index], q, &scales[index][group * kernel.per..], x);
+        let scale = scales_of(strip.scales[row + index], group * kernel.per, kernel.spread);
+        for m in 0..WIDTH {
+            sums[index][m] = _mm512_fmadd_ps(parts[m], scale, sums[index][m]);
+        }
+    });
+    let mut totals = [[0.0; WIDTH]; ROWS];
+    for index in 0..ROWS {
+        for m in 0..WIDTH {
+            totals[index][m] = _mm512_reduce_add_ps(sums[index][m]);
         }
     }
-    if let Some(tails) = &strip.tails {
-        let x = x.map(|x| &x[whole]);
-        for index in 0..ROWS {
-            let scales = &scales[index][whole * kernel.per..];
-            step(&mut sums[index], &tails[row + index], scales, x);
-        }
-    }
-    sums.map(|row| row.map(|lanes| _mm512_reduce_add_ps(lanes)))
+    totals
 }
 
 #[inline]
@@ -147,44 +139,34 @@ fn halves_tile<const ROWS: usize, const WIDTH: usize>(
     row: usize,
     m: usize,
 ) -> [[f32; WIDTH]; ROWS] {
-    let x = kernel.rows::<WIDTH>(m);
-    let whole = strip.q[row].len();
-    let q: [&[[u8; 64]]; ROWS] = std::array::from_fn(|index| &strip.q[row + index][..whole]);
-    let scales: [&[f32]; ROWS] = std::array::from_fn(|index| strip.scales[row + index]);
+    let x: [&[[Halves; 4]]; WIDTH] = kernel.rows(m);
     let mut sums = [[_mm512_setzero_ps(); WIDTH]; ROWS];
-    let step = |sums: &mut [__m512; WIDTH], q: &[u8; 64], scales: &[f32], x: [&[Halves; 4]; WIDTH]| {
-        let codes = load(q);
+    walk!(strip[row..ROWS], x, |q, index, group| {
         let mut parts = [_mm512_setzero_ps(); WIDTH];
-        let mut nibble = |index: __m512i, place: usize| {
+        let codes = load(q);
+        let indices = [
+            codes,
+            _mm512_srli_epi16::<4>(codes),
+            _mm512_srli_epi16::<8>(codes),
+            _mm512_srli_epi16::<12>(codes),
+        ];
+        for (place, index) in indices.into_iter().enumerate() {
             let code = as_bf16(_mm512_permutexvar_epi16(index, kernel.codebook));
-            for (part, x) in parts.iter_mut().zip(x) {
-                *part = _mm512_dpbf16_ps(*part, code, as_bf16(load_u16(&x[place].0)));
+            for m in 0..WIDTH {
+                let x = as_bf16(load_u16(&x[m][group][place].0));
+                parts[m] = _mm512_dpbf16_ps(parts[m], code, x);
             }
-        };
-        nibble(codes, 0);
-        nibble(_mm512_srli_epi16::<4>(codes), 1);
-        nibble(_mm512_srli_epi16::<8>(codes), 2);
-        nibble(_mm512_srli_epi16::<12>(codes), 3);
-        let scale = scales_of(scales, kernel.spread);
-        for (sum, part) in sums.iter_mut().zip(parts) {
-            *sum = _mm512_fmadd_ps(part, scale, *sum);
         }
-    };
-    let whole_x = x.map(|x| &x[..whole]);
-    for group in 0..whole {
-        let x = whole_x.map(|x| &x[group]);
-        for index in 0..ROWS {
-            let q = &q[index][group];
-            prefetch(q, AHEAD);
-            step(&mut sums[index], q, &scales[index][group * kernel.per..], x);
+        let scale = scales_of(strip.scales[row + index], group * kernel.per, kernel.spread);
+        for m in 0..WIDTH {
+            sums[index][m] = _mm512_fmadd_ps(parts[m], scale, sums[index][m]);
+        }
+    });
+    let mut totals = [[0.0; WIDTH]; ROWS];
+    for index in 0..ROWS {
+        for m in 0..WIDTH {
+            totals[index][m] = _mm512_reduce_add_ps(sums[index][m]);
         }
     }
-    if let Some(tails) = &strip.tails {
-        let x = x.map(|x| &x[whole]);
-        for index in 0..ROWS {
-            let scales = &scales[index][whole * kernel.per..];
-            step(&mut sums[index], &tails[row + index], scales, x);
-        }
-    }
-    sums.map(|row| row.map(|lanes| _mm512_reduce_add_ps(lanes)))
+    totals
 }

@@ -63,7 +63,10 @@ pub(crate) fn f16(low: __m256, high: __m256) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn total(lanes: __m256) -> f32 {
-    let halves = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+    let halves = _mm_add_ps(
+        _mm256_castps256_ps128(lanes),
+        _mm256_extractf128_ps::<1>(lanes),
+    );
     let pairs = _mm_add_ps(halves, _mm_movehl_ps(halves, halves));
     _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)))
 }

@@ -32,6 +32,64 @@ macro_rules! cover {
 }
 pub(crate) use cover;
 
+/// Walk over the groups of a tile: `ROWS` rows of a strip from `row` on, the last group a copy.
+///
+/// Runs the body with the bytes of each group, and the numbers of row and group. Not a function with a closure: those are not always inlined, as they have to be.
+macro_rules! walk {
+    (
+        $strip:ident[$row:ident..$rows:ident], $x:ident,
+        |$q:ident, $index:ident, $group:ident| $body:block
+    ) => {
+        let whole = $strip.q[$row].len();
+        let mut q = [&$strip.q[$row][..0]; $rows];
+        for (index, q) in q.iter_mut().enumerate() {
+            *q = &$strip.q[$row + index][..whole];
+        }
+        {
+            let mut whole_x = $x;
+            for x in &mut whole_x {
+                *x = &x[..whole];
+            }
+            let $x = whole_x;
+            // at the end of rows, those of the next tile follow
+            let last = whole.saturating_sub(AHEAD / $strip.group_bytes());
+            let next_tile = ($rows - 1) * $strip.stride;
+            for $group in 0..whole {
+                let ahead = AHEAD + if $group < last { 0 } else { next_tile };
+                $crate::quant::x86::unrolled!($rows, |$index| {
+                    let $q = &q[$index][$group];
+                    prefetch($q, ahead);
+                    $body
+                });
+            }
+        }
+        if let Some(tails) = &$strip.tails {
+            let $group = whole;
+            $crate::quant::x86::unrolled!($rows, |$index| {
+                let $q = &tails[$row + $index];
+                $body
+            });
+        }
+    };
+}
+pub(crate) use walk;
+
+/// Run the body for each index below `rows`, up to 8. A loop would keep what is indexed in memory.
+macro_rules! unrolled {
+    ($rows:ident, |$index:ident| $body:block) => {
+        $crate::quant::x86::unrolled!($rows, |$index| $body, [0, 1, 2, 3, 4, 5, 6, 7])
+    };
+    ($rows:ident, |$index:ident| $body:block, [$($number:literal),*]) => {{
+        $(
+            if $number < $rows {
+                let $index = $number;
+                $body
+            }
+        )*
+    }};
+}
+pub(crate) use unrolled;
+
 /// Write the sums of a tile that begins at `(row, m)`.
 pub(crate) fn put<const ROWS: usize, const WIDTH: usize>(
     sums: &mut [f32],
