@@ -7,4 +7,5 @@ mod dtype;
 mod extent;
 mod import_order;
 mod io;
+mod quant;
 mod readahead;

@@ -1,0 +1,6 @@
+//! Packed weights.
+
+mod affine;
+mod fp8;
+mod ggml;
+mod noise;
