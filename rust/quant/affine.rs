@@ -24,6 +24,7 @@ pub(crate) fn write_columns(
     let nbytes = weight.cols * layout.bits / 8;
     let numbers = Row {
         layout,
+        cols: weight.cols,
         q: &weight.parts.q[row * nbytes..][..nbytes],
         scales: weight.parts.scale,
         zeros: weight.parts.zero,
@@ -45,6 +46,7 @@ pub(crate) fn write_columns(
 /// A row of a weight.
 struct Row<'a> {
     layout: &'a Affine,
+    cols: usize,
     q: &'a [u8],
     scales: &'a [u8],
     zeros: &'a [u8],
@@ -80,6 +82,12 @@ impl Row<'_> {
         };
         (self.layout.scale.load(self.scales, index), zero)
     }
+
+    /// Scales and zero points of all groups of the row.
+    fn all_groups(&self) -> (Vec<f32>, Vec<f32>) {
+        let groups = self.cols.div_ceil(self.layout.group);
+        (0..groups).map(|group| self.group(group)).unzip()
+    }
 }
 
 struct Columns<'a> {
@@ -112,9 +120,15 @@ impl Columns<'_> {
             let codes = simd.sub(simd.numbers(&COUNT), simd.splat(zero));
             let table = O::table(simd, simd.mul(codes, simd.splat(scale)));
             let (now, later) = out.split_at_mut((end - col) * (O::CHUNK / 32));
-            simd::each_chunk::<O, 16>(&self.row.q[col / 2..end / 2], now, |q, out| {
+            let (q, last) = self.row.q[col / 2..end / 2].as_chunks();
+            let mut outs = now.chunks_exact_mut(O::CHUNK);
+            for (q, out) in q.iter().zip(&mut outs) {
                 O::look_up(simd, table, simd.nibble_pairs(q), out);
-            });
+            }
+            if !last.is_empty() {
+                let codes = simd.nibble_pairs(&simd::filled_up(last));
+                O::look_up_first(simd, table, codes, outs.into_remainder());
+            }
             (out, col) = (later, end);
         }
     }
@@ -127,13 +141,18 @@ impl Columns<'_> {
             let group = col / self.row.layout.group;
             let end = ((group + 1) * self.row.layout.group).min(self.cols.end);
             let (scale, zero) = self.row.group(group);
-            let (scale, zero) = (simd.splat(scale), simd.splat(zero));
+            let (scale, zero) = ([simd.splat(scale); 2], [simd.splat(zero); 2]);
             let (now, later) = out.split_at_mut((end - col) * (O::CHUNK / 32));
-            simd::each_chunk::<O, 32>(&self.row.q[col..end], now, |q, out| {
-                let codes = simd.unsigned(simd.bytes(q));
-                let numbers = codes.map(|codes| simd.mul(simd.sub(codes, zero), scale));
-                O::store(simd, numbers, out);
-            });
+            let (q, last) = self.row.q[col..end].as_chunks();
+            let mut outs = now.chunks_exact_mut(O::CHUNK);
+            for (q, out) in q.iter().zip(&mut outs) {
+                O::store(simd, numbers(simd, simd.bytes(q), scale, zero), out);
+            }
+            if !last.is_empty() {
+                let codes = simd.bytes(&simd::filled_up(last));
+                let numbers = numbers(simd, codes, scale, zero);
+                O::store_first(simd, numbers, outs.into_remainder());
+            }
             (out, col) = (later, end);
         }
     }
@@ -141,27 +160,46 @@ impl Columns<'_> {
     /// Columns whose groups are scattered, `N` bytes of codes at a time.
     #[inline(always)]
     fn scattered<S: Simd, O: Out, const N: usize>(self, simd: S) {
-        let Range { mut start, end } = self.cols;
-        let q = &self.row.q[start * N / 32..end * N / 32];
-        simd::each_chunk::<O, N>(q, self.out, |q, out| {
-            let mut scales = [0.0; 32];
-            let mut zeros = [0.0; 32];
-            let cols = start..(start + 32).min(end);
-            for ((col, scale), zero) in cols.zip(&mut scales).zip(&mut zeros) {
-                (*scale, *zero) = self.row.group(self.row.group_of(col));
+        let Range { start, end } = self.cols;
+        // scales and zero points are wanted once per column: convert them once per group
+        let (scales, zeros) = self.row.all_groups();
+        let q = self.row.q[start * N / 32..end * N / 32].chunks(N);
+        let groups = self.row.groups[4 * start..4 * end].chunks(4 * 32);
+        for ((q, groups), out) in q.zip(groups).zip(self.out.chunks_mut(O::CHUNK)) {
+            let mut scale = [0.0; 32];
+            let mut zero = [0.0; 32];
+            for index in 0..groups.len() / 4 {
+                let group = u32_at(groups, index) as usize;
+                scale[index] = scales[group];
+                zero[index] = zeros[group];
             }
             let codes = match N {
-                16 => simd.nibble_pairs(simd::fixed(q, 0)),
-                _ => simd.bytes(simd::fixed(q, 0)),
+                16 => simd.nibble_pairs(&simd::filled_up(q)),
+                _ => simd.bytes(&simd::filled_up(q)),
             };
-            let mut numbers = simd.unsigned(codes);
-            for (half, numbers) in numbers.iter_mut().enumerate() {
-                let scale = simd.numbers(simd::half(&scales, half));
-                let zero = simd.numbers(simd::half(&zeros, half));
-                *numbers = simd.mul(simd.sub(*numbers, zero), scale);
+            let [scale_a, scale_b] = simd::halves(&scale);
+            let [zero_a, zero_b] = simd::halves(&zero);
+            let scale = [simd.numbers(scale_a), simd.numbers(scale_b)];
+            let zero = [simd.numbers(zero_a), simd.numbers(zero_b)];
+            let numbers = numbers(simd, codes, scale, zero);
+            match out.len() == O::CHUNK {
+                true => O::store(simd, numbers, out),
+                false => O::store_first(simd, numbers, out),
             }
-            O::store(simd, numbers, out);
-            start += 32;
-        });
+        }
     }
+}
+
+#[inline(always)]
+fn numbers<S: Simd>(
+    simd: S,
+    codes: S::Bytes,
+    scale: [S::Numbers; 2],
+    zero: [S::Numbers; 2],
+) -> [S::Numbers; 2] {
+    let [a, b] = simd.unsigned(codes);
+    [
+        simd.mul(simd.sub(a, zero[0]), scale[0]),
+        simd.mul(simd.sub(b, zero[1]), scale[1]),
+    ]
 }

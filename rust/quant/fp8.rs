@@ -90,20 +90,38 @@ impl Columns<'_> {
         let block_cols = self.row.layout.block_cols;
         let mut out = self.out;
         let mut col = self.cols.start;
+        let mut block = col / block_cols;
+        let mut end = (block + 1) * block_cols;
         while col < self.cols.end {
-            let block = col / block_cols;
-            let end = ((block + 1) * block_cols).min(self.cols.end);
+            let stop = end.min(self.cols.end);
             let scale = simd.splat(self.row.scale(block));
-            let (now, later) = out.split_at_mut((end - col) * (O::CHUNK / 32));
-            simd::each_chunk::<O, 32>(&self.row.q[col..end], now, |q, out| {
-                let q = simd.bytes(q);
-                let numbers = match E5M2 {
-                    true => simd.e5m2(q),
-                    false => simd.e4m3(q),
-                };
-                O::store(simd, numbers.map(|numbers| simd.mul(numbers, scale)), out);
-            });
-            (out, col) = (later, end);
+            let (now, later) = out.split_at_mut((stop - col) * (O::CHUNK / 32));
+            let (q, last) = self.row.q[col..stop].as_chunks();
+            let mut outs = now.chunks_exact_mut(O::CHUNK);
+            for (q, out) in q.iter().zip(&mut outs) {
+                O::store(simd, numbers::<S, E5M2>(simd, q, scale), out);
+            }
+            if !last.is_empty() {
+                let q = simd::filled_up(last);
+                let numbers = numbers::<S, E5M2>(simd, &q, scale);
+                O::store_first(simd, numbers, outs.into_remainder());
+            }
+            (out, col) = (later, stop);
+            (block, end) = (block + 1, end + block_cols);
         }
     }
+}
+
+#[inline(always)]
+fn numbers<S: Simd, const E5M2: bool>(
+    simd: S,
+    q: &[u8; 32],
+    scale: S::Numbers,
+) -> [S::Numbers; 2] {
+    let q = simd.bytes(q);
+    let [a, b] = match E5M2 {
+        true => simd.e5m2(q),
+        false => simd.e4m3(q),
+    };
+    [simd.mul(a, scale), simd.mul(b, scale)]
 }

@@ -198,10 +198,10 @@ impl Block for Q5K {
             let fifth = simd.up(simd.down(fifth, part as u8, 1), 1, 4);
             let codes = simd.or(nibbles_of(simd, &block[48..], part), fifth);
             let (scale, least) = (simd.splat(scales[part]), simd.splat(scales[8 + part]));
-            let numbers = simd
-                .signed(codes)
-                .map(|codes| simd.add(simd.mul(codes, scale), least));
-            O::store(simd, numbers, out);
+            let [a, b] = simd.signed(codes);
+            let a = simd.add(simd.mul(a, scale), least);
+            let b = simd.add(simd.mul(b, scale), least);
+            O::store(simd, [a, b], out);
         }
     }
 }

@@ -62,8 +62,8 @@ impl Block for Q5_0 {
     fn write<S: Simd, O: Out>(simd: S, block: &[u8], out: &mut [u8]) {
         let scale = simd.splat(half(simd, block, 0));
         let codes = simd.minus(all_five_bits(simd, &block[2..]), 16);
-        let numbers = simd.signed(codes).map(|codes| simd.mul(codes, scale));
-        O::store(simd, numbers, out);
+        let [a, b] = simd.signed(codes);
+        O::store(simd, [simd.mul(a, scale), simd.mul(b, scale)], out);
     }
 }
 
@@ -82,10 +82,10 @@ impl Block for Q5_1 {
         let scale = simd.splat(half(simd, block, 0));
         let least = simd.splat(half(simd, block, 2));
         let codes = all_five_bits(simd, &block[4..]);
-        let numbers = simd
-            .signed(codes)
-            .map(|codes| simd.add(simd.mul(codes, scale), least));
-        O::store(simd, numbers, out);
+        let [a, b] = simd.signed(codes);
+        let a = simd.add(simd.mul(a, scale), least);
+        let b = simd.add(simd.mul(b, scale), least);
+        O::store(simd, [a, b], out);
     }
 }
 
@@ -103,8 +103,8 @@ impl Block for Q8_0 {
     fn write<S: Simd, O: Out>(simd: S, block: &[u8], out: &mut [u8]) {
         let scale = simd.splat(half(simd, block, 0));
         let codes = simd.bytes(fixed(block, 2));
-        let numbers = simd.signed(codes).map(|codes| simd.mul(codes, scale));
-        O::store(simd, numbers, out);
+        let [a, b] = simd.signed(codes);
+        O::store(simd, [simd.mul(a, scale), simd.mul(b, scale)], out);
     }
 }
 

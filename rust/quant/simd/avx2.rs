@@ -108,42 +108,81 @@ struct Halves {
 }
 
 impl Avx2 {
-    /// 16 bytes from the lower half of a register, by eights.
+    /// 32 bytes by eights.
     #[inline(always)]
-    fn widen(self, from: __m256i, is_signed: bool) -> [[__m256; 2]; 2] {
+    fn eights(self, from: __m256i) -> [[__m128i; 2]; 2] {
         let low = op!(_mm256_castsi256_si128(from));
         let high = op!(_mm256_extracti128_si256::<1>(from));
-        [low, high].map(|half| {
-            [half, op!(_mm_unpackhi_epi64(half, half))].map(|eight| {
-                let wide = match is_signed {
-                    true => op!(_mm256_cvtepi8_epi32(eight)),
-                    false => op!(_mm256_cvtepu8_epi32(eight)),
-                };
-                op!(_mm256_cvtepi32_ps(wide))
-            })
-        })
+        [
+            [low, op!(_mm_unpackhi_epi64(low, low))],
+            [high, op!(_mm_unpackhi_epi64(high, high))],
+        ]
     }
 
-    /// The values of 32 binary16, as their bits.
     #[inline(always)]
-    fn halves(self, bits: [__m256i; 2]) -> [[__m256; 2]; 2] {
-        bits.map(|bits| {
-            let high = op!(_mm256_extracti128_si256::<1>(bits));
-            [
-                op!(_mm256_cvtph_ps(op!(_mm256_castsi256_si128(bits)))),
-                op!(_mm256_cvtph_ps(high)),
-            ]
-        })
+    fn signed_eight(self, eight: __m128i) -> __m256 {
+        op!(_mm256_cvtepi32_ps(op!(_mm256_cvtepi8_epi32(eight))))
+    }
+
+    #[inline(always)]
+    fn unsigned_eight(self, eight: __m128i) -> __m256 {
+        op!(_mm256_cvtepi32_ps(op!(_mm256_cvtepu8_epi32(eight))))
+    }
+
+    #[inline(always)]
+    fn pick_eight(self, from: [__m256; 2], eight: __m128i) -> __m256 {
+        let index = op!(_mm256_cvtepu8_epi32(eight));
+        let below = op!(_mm256_permutevar8x32_ps(from[0], index));
+        let above = op!(_mm256_permutevar8x32_ps(from[1], index));
+        let is_above = op!(_mm256_castsi256_ps(op!(_mm256_slli_epi32::<28>(index))));
+        op!(_mm256_blendv_ps(below, above, is_above))
+    }
+
+    /// The values of 16 binary16, as their bits.
+    #[inline(always)]
+    fn halves(self, bits: __m256i) -> [__m256; 2] {
+        let low = op!(_mm256_castsi256_si128(bits));
+        let high = op!(_mm256_extracti128_si256::<1>(bits));
+        [op!(_mm256_cvtph_ps(low)), op!(_mm256_cvtph_ps(high))]
     }
 
     /// 32 bytes as the upper halves of 16-bit items.
     #[inline(always)]
     fn upper(self, from: __m256i) -> [__m256i; 2] {
-        let high = op!(_mm256_extracti128_si256::<1>(from));
-        [op!(_mm256_castsi256_si128(from)), high].map(|half| {
-            let wide = op!(_mm256_cvtepu8_epi16(half));
-            op!(_mm256_slli_epi16::<8>(wide))
-        })
+        let low = op!(_mm256_cvtepu8_epi16(op!(_mm256_castsi256_si128(from))));
+        let high = op!(_mm256_cvtepu8_epi16(op!(_mm256_extracti128_si256::<1>(from))));
+        [
+            op!(_mm256_slli_epi16::<8>(low)),
+            op!(_mm256_slli_epi16::<8>(high)),
+        ]
+    }
+
+    /// The values of 16 E4M3, as the upper halves of items.
+    #[inline(always)]
+    fn sixteen_e4m3(self, upper: __m256i) -> [__m256; 2] {
+        // the same fields in a binary16 mean 2^-8 of the value, subnormals too
+        let moved = op!(_mm256_srai_epi16::<1>(upper));
+        let keep = op!(_mm256_set1_epi16(0xbfff_u16.cast_signed()));
+        let bits = op!(_mm256_and_si256(moved, keep));
+        let magnitude = op!(_mm256_and_si256(moved, op!(_mm256_set1_epi16(0x3fff))));
+        let is_nan = op!(_mm256_cmpeq_epi16(magnitude, op!(_mm256_set1_epi16(0x3f80))));
+        let nan = op!(_mm256_set1_epi16(0x7e00));
+        let bits = op!(_mm256_blendv_epi8(bits, nan, is_nan));
+        self.mul(self.halves(bits), self.splat(256.0))
+    }
+
+    #[inline(always)]
+    fn round_sixteen(self, numbers: [__m256; 2]) -> __m256i {
+        self.pack([self.round(numbers[0]), self.round(numbers[1])])
+    }
+
+    /// Bits of bfloat16 in 32-bit lanes.
+    #[inline(always)]
+    fn round_any(self, numbers: __m256) -> __m256i {
+        let is_nan = op!(_mm256_cmp_ps::<_CMP_UNORD_Q>(numbers, numbers));
+        let is_nan = op!(_mm256_castps_si256(is_nan));
+        let nan = op!(_mm256_set1_epi32(0x7fc0));
+        op!(_mm256_blendv_epi8(self.round(numbers), nan, is_nan))
     }
 
     /// Bits of bfloat16 in 32-bit lanes; wrong for NaN.
@@ -186,9 +225,9 @@ impl Avx2 {
 
     #[inline(always)]
     fn store(self, items: [__m256i; 2], out: &mut [u8; 64]) {
-        for (items, out) in items.into_iter().zip(out.chunks_exact_mut(32)) {
-            op!(_mm256_storeu_si256(out.as_mut_ptr().cast(), items));
-        }
+        let (first, second) = out.split_at_mut(32);
+        op!(_mm256_storeu_si256(first.as_mut_ptr().cast(), items[0]));
+        op!(_mm256_storeu_si256(second.as_mut_ptr().cast(), items[1]));
     }
 }
 
@@ -214,33 +253,32 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn signed(self, from: __m256i) -> [Self::Numbers; 2] {
-        self.widen(from, true)
+        let [[a, b], [c, d]] = self.eights(from);
+        [
+            [self.signed_eight(a), self.signed_eight(b)],
+            [self.signed_eight(c), self.signed_eight(d)],
+        ]
     }
 
     #[inline(always)]
     fn unsigned(self, from: __m256i) -> [Self::Numbers; 2] {
-        self.widen(from, false)
+        let [[a, b], [c, d]] = self.eights(from);
+        [
+            [self.unsigned_eight(a), self.unsigned_eight(b)],
+            [self.unsigned_eight(c), self.unsigned_eight(d)],
+        ]
     }
 
     #[inline(always)]
     fn e4m3(self, from: __m256i) -> [Self::Numbers; 2] {
-        let scale = self.splat(256.0);
-        let bits = self.upper(from).map(|bits| {
-            // the same fields in a binary16 mean 2^-8 of the value, subnormals too
-            let moved = op!(_mm256_srai_epi16::<1>(bits));
-            let keep = op!(_mm256_set1_epi16(0xbfff_u16.cast_signed()));
-            let half = op!(_mm256_and_si256(moved, keep));
-            let nan = op!(_mm256_set1_epi16(0x3f80));
-            let magnitude = op!(_mm256_and_si256(half, op!(_mm256_set1_epi16(0x7fff))));
-            let is_nan = op!(_mm256_cmpeq_epi16(magnitude, nan));
-            op!(_mm256_blendv_epi8(half, op!(_mm256_set1_epi16(0x7e00)), is_nan))
-        });
-        self.halves(bits).map(|numbers| self.mul(numbers, scale))
+        let [a, b] = self.upper(from);
+        [self.sixteen_e4m3(a), self.sixteen_e4m3(b)]
     }
 
     #[inline(always)]
     fn e5m2(self, from: __m256i) -> [Self::Numbers; 2] {
-        self.halves(self.upper(from))
+        let [a, b] = self.upper(from);
+        [self.halves(a), self.halves(b)]
     }
 
     #[inline(always)]
@@ -256,12 +294,11 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn array(self, from: Self::Numbers) -> [f32; 16] {
-        let mut array = [[0.0_f32; 8]; 2];
-        for (from, to) in from.into_iter().zip(&mut array) {
-            op!(_mm256_storeu_ps(to.as_mut_ptr(), from));
-        }
-        // two arrays of 8 are one of 16
-        array.as_flattened().try_into().unwrap_or([0.0; 16])
+        let mut array = [0.0; 16];
+        let (low, high) = array.split_at_mut(8);
+        op!(_mm256_storeu_ps(low.as_mut_ptr(), from[0]));
+        op!(_mm256_storeu_ps(high.as_mut_ptr(), from[1]));
+        array
     }
 
     #[inline(always)]
@@ -281,27 +318,31 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn store_f32(self, numbers: [Self::Numbers; 2], out: &mut [u8; 128]) {
-        for (numbers, out) in numbers.as_flattened().iter().zip(out.chunks_exact_mut(32)) {
-            op!(_mm256_storeu_ps(out.as_mut_ptr().cast(), *numbers));
-        }
+        let [[a, b], [c, d]] = numbers;
+        let (first, second) = out.split_at_mut(64);
+        let (to_a, to_b) = first.split_at_mut(32);
+        let (to_c, to_d) = second.split_at_mut(32);
+        op!(_mm256_storeu_ps(to_a.as_mut_ptr().cast(), a));
+        op!(_mm256_storeu_ps(to_b.as_mut_ptr().cast(), b));
+        op!(_mm256_storeu_ps(to_c.as_mut_ptr().cast(), c));
+        op!(_mm256_storeu_ps(to_d.as_mut_ptr().cast(), d));
     }
 
     #[inline(always)]
     fn store_f16(self, numbers: [Self::Numbers; 2], out: &mut [u8; 64]) {
-        self.store(numbers.map(|numbers| self.to_f16(numbers)), out);
+        self.store([self.to_f16(numbers[0]), self.to_f16(numbers[1])], out);
     }
 
     #[inline(always)]
     fn store_bf16(self, numbers: [Self::Numbers; 2], out: &mut [u8; 64]) {
-        let [a, b] = numbers.map(|pair| op!(_mm256_cmp_ps::<_CMP_UNORD_Q>(pair[0], pair[1])));
-        if op!(_mm256_movemask_ps(op!(_mm256_or_ps(a, b)))) != 0 {
-            store_bf16_slowly(numbers.map(|numbers| self.array(numbers)), out);
+        let [a, b] = numbers;
+        let in_a = op!(_mm256_cmp_ps::<_CMP_UNORD_Q>(a[0], a[1]));
+        let in_b = op!(_mm256_cmp_ps::<_CMP_UNORD_Q>(b[0], b[1]));
+        if op!(_mm256_movemask_ps(op!(_mm256_or_ps(in_a, in_b)))) != 0 {
+            store_bf16_slowly([self.array(a), self.array(b)], out);
             return;
         }
-        self.store(
-            numbers.map(|pair| self.pack(pair.map(|eight| self.round(eight)))),
-            out,
-        );
+        self.store([self.round_sixteen(a), self.round_sixteen(b)], out);
     }
 
     #[inline(always)]
@@ -311,13 +352,8 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn table_bf16(self, numbers: Self::Numbers) -> Halves {
-        let items = numbers.map(|eight| {
-            let is_nan = op!(_mm256_cmp_ps::<_CMP_UNORD_Q>(eight, eight));
-            let is_nan = op!(_mm256_castps_si256(is_nan));
-            let nan = op!(_mm256_set1_epi32(0x7fc0));
-            op!(_mm256_blendv_epi8(self.round(eight), nan, is_nan))
-        });
-        self.split(self.pack(items))
+        let [a, b] = numbers;
+        self.split(self.pack([self.round_any(a), self.round_any(b)]))
     }
 
     #[inline(always)]
@@ -334,16 +370,10 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn pick(self, from: Self::Numbers, index: __m256i) -> [Self::Numbers; 2] {
-        let low = op!(_mm256_castsi256_si128(index));
-        let high = op!(_mm256_extracti128_si256::<1>(index));
-        [low, high].map(|half| {
-            [half, op!(_mm_unpackhi_epi64(half, half))].map(|eight| {
-                let index = op!(_mm256_cvtepu8_epi32(eight));
-                let below = op!(_mm256_permutevar8x32_ps(from[0], index));
-                let above = op!(_mm256_permutevar8x32_ps(from[1], index));
-                let is_above = op!(_mm256_castsi256_ps(op!(_mm256_slli_epi32::<28>(index))));
-                op!(_mm256_blendv_ps(below, above, is_above))
-            })
-        })
+        let [[a, b], [c, d]] = self.eights(index);
+        [
+            [self.pick_eight(from, a), self.pick_eight(from, b)],
+            [self.pick_eight(from, c), self.pick_eight(from, d)],
+        ]
     }
 }

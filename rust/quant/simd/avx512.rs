@@ -74,16 +74,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn signed(self, from: __m256i) -> [__m512; 2] {
-        let high = op!(_mm256_extracti128_si256::<1>(from));
-        [op!(_mm256_castsi256_si128(from)), high]
-            .map(|half| op!(_mm512_cvtepi32_ps(op!(_mm512_cvtepi8_epi32(half)))))
+        let low = op!(_mm512_cvtepi8_epi32(op!(_mm256_castsi256_si128(from))));
+        let high = op!(_mm512_cvtepi8_epi32(op!(_mm256_extracti128_si256::<1>(from))));
+        [op!(_mm512_cvtepi32_ps(low)), op!(_mm512_cvtepi32_ps(high))]
     }
 
     #[inline(always)]
     fn unsigned(self, from: __m256i) -> [__m512; 2] {
-        let high = op!(_mm256_extracti128_si256::<1>(from));
-        [op!(_mm256_castsi256_si128(from)), high]
-            .map(|half| op!(_mm512_cvtepi32_ps(op!(_mm512_cvtepu8_epi32(half)))))
+        let low = op!(_mm512_cvtepu8_epi32(op!(_mm256_castsi256_si128(from))));
+        let high = op!(_mm512_cvtepu8_epi32(op!(_mm256_extracti128_si256::<1>(from))));
+        [op!(_mm512_cvtepi32_ps(low)), op!(_mm512_cvtepi32_ps(high))]
     }
 
     #[inline(always)]
@@ -97,7 +97,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let nan = op!(_mm512_set1_epi16(0x7e00));
         let bits = op!(_mm512_mask_mov_epi16(bits, is_nan, nan));
         let scale = self.splat(256.0);
-        self.halves(bits).map(|numbers| self.mul(numbers, scale))
+        let [a, b] = self.halves(bits);
+        [self.mul(a, scale), self.mul(b, scale)]
     }
 
     #[inline(always)]
@@ -139,15 +140,15 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn store_f32(self, numbers: [__m512; 2], out: &mut [u8; 128]) {
-        for (numbers, out) in numbers.into_iter().zip(out.chunks_exact_mut(64)) {
-            op!(_mm512_storeu_ps(out.as_mut_ptr().cast(), numbers));
-        }
+        let (first, second) = out.split_at_mut(64);
+        op!(_mm512_storeu_ps(first.as_mut_ptr().cast(), numbers[0]));
+        op!(_mm512_storeu_ps(second.as_mut_ptr().cast(), numbers[1]));
     }
 
     #[inline(always)]
     fn store_f16(self, numbers: [__m512; 2], out: &mut [u8; 64]) {
-        let [low, high] = numbers.map(|numbers| op!(_mm512_cvtps_ph::<0>(numbers)));
-        let low = op!(_mm512_castsi256_si512(low));
+        let low = op!(_mm512_castsi256_si512(op!(_mm512_cvtps_ph::<0>(numbers[0]))));
+        let high = op!(_mm512_cvtps_ph::<0>(numbers[1]));
         self.store(op!(_mm512_inserti64x4::<1>(low, high)), out);
     }
 
@@ -156,8 +157,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         if BF16 {
             // the instruction takes subnormals for zeros, and keeps the bits of a NaN
             const SPECIAL: i32 = 0x01 | 0x20 | 0x80;
-            let [a, b] = numbers.map(|numbers| op!(_mm512_fpclass_ps_mask::<SPECIAL>(numbers)));
-            if a | b == 0 {
+            let low = op!(_mm512_fpclass_ps_mask::<SPECIAL>(numbers[0]));
+            let high = op!(_mm512_fpclass_ps_mask::<SPECIAL>(numbers[1]));
+            if low | high == 0 {
                 let items = op!(_mm512_cvtne2ps_pbh(numbers[1], numbers[0]));
                 // SAFETY: both are 64 bytes of plain numbers.
                 self.store(unsafe { std::mem::transmute::<__m512bh, __m512i>(items) }, out);
@@ -165,10 +167,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             }
         }
         if op!(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(numbers[0], numbers[1])) != 0 {
-            store_bf16_slowly(numbers.map(|numbers| self.array(numbers)), out);
+            store_bf16_slowly([self.array(numbers[0]), self.array(numbers[1])], out);
             return;
         }
-        let [low, high] = numbers.map(|numbers| self.round(numbers));
+        let (low, high) = (self.round(numbers[0]), self.round(numbers[1]));
         let upper = op!(_mm512_loadu_si512(UPPER.as_ptr().cast()));
         self.store(op!(_mm512_permutex2var_epi16(low, upper, high)), out);
     }
@@ -195,9 +197,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn pick(self, from: __m512, index: __m256i) -> [__m512; 2] {
-        let high = op!(_mm256_extracti128_si256::<1>(index));
-        [op!(_mm256_castsi256_si128(index)), high]
-            .map(|half| op!(_mm512_permutexvar_ps(op!(_mm512_cvtepu8_epi32(half)), from)))
+        let low = op!(_mm512_cvtepu8_epi32(op!(_mm256_castsi256_si128(index))));
+        let high = op!(_mm512_cvtepu8_epi32(op!(_mm256_extracti128_si256::<1>(index))));
+        [
+            op!(_mm512_permutexvar_ps(low, from)),
+            op!(_mm512_permutexvar_ps(high, from)),
+        ]
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a format's kernel is written in: bytes 32 at a time, numbers 16 at a time, one trait.
 //!
 //! A kernel is one generic function; [`run`] compiles it once per tier and dtype, inside a function
-//! that has the tier's features. Everything below it is `#[inline(always)]` for that reason.
+//! that has the tier's features. Everything below it is `#[inline(always)]` for that reason, and no
+//! number passes through a closure: one that is not inlined calls every instruction as a function.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -97,6 +98,27 @@ pub(crate) trait Out: Copy {
     fn table<S: Simd>(simd: S, numbers: S::Numbers) -> Self::Table<S>;
     /// Write the items of a table that 32 bytes below 16 name.
     fn look_up<S: Simd>(simd: S, table: Self::Table<S>, index: S::Bytes, out: &mut [u8]);
+
+    /// As [`Self::store`], as many as `out` has room for.
+    #[inline(always)]
+    fn store_first<S: Simd>(simd: S, numbers: [S::Numbers; 2], out: &mut [u8]) {
+        let mut all = [0; 128];
+        Self::store(simd, numbers, &mut all[..Self::CHUNK]);
+        out.copy_from_slice(&all[..out.len()]);
+    }
+
+    /// As [`Self::look_up`], as many as `out` has room for.
+    #[inline(always)]
+    fn look_up_first<S: Simd>(
+        simd: S,
+        table: Self::Table<S>,
+        index: S::Bytes,
+        out: &mut [u8],
+    ) {
+        let mut all = [0; 128];
+        Self::look_up(simd, table, index, &mut all[..Self::CHUNK]);
+        out.copy_from_slice(&all[..out.len()]);
+    }
 }
 
 /// A kernel, generic over tier and dtype; both functions are `#[inline(always)]`.
@@ -225,27 +247,12 @@ fn store_bf16_slowly(numbers: [[f32; 16]; 2], out: &mut [u8; 64]) {
     }
 }
 
-/// Call `write` with `N` bytes of codes, which are 32 numbers, and room for these, until all are
-/// written; codes that are left are filled up with zeros.
+/// Codes that are fewer than a kernel takes, with zeros behind.
 #[inline(always)]
-pub(crate) fn each_chunk<O: Out, const N: usize>(
-    codes: &[u8],
-    out: &mut [u8],
-    mut write: impl FnMut(&[u8; N], &mut [u8]),
-) {
-    let (codes, last) = codes.as_chunks::<N>();
-    let mut outs = out.chunks_exact_mut(O::CHUNK);
-    for (codes, out) in codes.iter().zip(&mut outs) {
-        write(codes, out);
-    }
-    if !last.is_empty() {
-        let out = outs.into_remainder();
-        let mut filled = [0; N];
-        filled[..last.len()].copy_from_slice(last);
-        let mut numbers = [0; 128];
-        write(&filled, &mut numbers[..O::CHUNK]);
-        out.copy_from_slice(&numbers[..out.len()]);
-    }
+pub(crate) fn filled_up<const N: usize>(codes: &[u8]) -> [u8; N] {
+    let mut filled = [0; N];
+    filled[..codes.len()].copy_from_slice(codes);
+    filled
 }
 
 /// What four bits count.
@@ -253,8 +260,9 @@ pub(crate) const COUNT: [f32; 16] = [
     0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
 ];
 
-/// One half of 32 numbers.
+/// 32 numbers as two times 16.
 #[inline(always)]
-pub(crate) fn half(numbers: &[f32; 32], half: usize) -> &[f32; 16] {
-    &numbers.as_chunks().0[half]
+pub(crate) fn halves(numbers: &[f32; 32]) -> [&[f32; 16]; 2] {
+    let numbers = numbers.as_chunks().0;
+    [&numbers[0], &numbers[1]]
 }
