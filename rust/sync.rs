@@ -1,5 +1,7 @@
 //! Atomics, locks and threads, from std or, under `cfg(loom)`, from the model checker.
 
+pub(crate) mod fork;
+
 #[cfg(loom)]
 pub use loom::{
     cell::UnsafeCell,

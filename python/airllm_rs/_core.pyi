@@ -11,16 +11,21 @@ __all__ = [
     "Checkpoint",
     "CheckpointChanged",
     "CheckpointError",
+    "Layout",
     "Lease",
     "LeaseHeld",
     "NotScheduled",
     "Readahead",
+    "Weight",
     "WorkerPanicked",
     "__build_profile__",
     "__version__",
     "bench_io",
+    "dequantize_into",
     "gather_rows",
+    "linear",
     "probe_engines",
+    "simd_tier",
 ]
 
 __version__: Final[str]
@@ -333,6 +338,80 @@ def bench_io(
         OSError: if a file cannot be read.
     """
 
+@final
+class Layout:
+    """How the bytes of a packed weight become numbers.
+
+    Made of a JSON object ``{"kind": …, "options": …}``; docs/format.md lists kinds and options.
+
+    Raises:
+        ValueError: saying where the description makes no sense.
+    """
+
+    def __new__(cls, description: str) -> Self: ...
+
+type _Part = tuple[object, int]
+
+@final
+class Weight:
+    """A matrix of shape (rows, cols) as its bytes lie in buffers of others, kept alive.
+
+    Each part is (an object with the buffer protocol, the offset of its first byte).
+
+    Raises:
+        ValueError: if a part is smaller than layout and shape demand.
+    """
+
+    def __new__(
+        cls,
+        layout: Layout,
+        rows: int,
+        cols: int,
+        q: _Part,
+        *,
+        scale: _Part | None = None,
+        row: _Part | None = None,
+        zero: _Part | None = None,
+        group: _Part | None = None,
+        nested_code: _Part | None = None,
+        nested_scale: _Part | None = None,
+    ) -> Self: ...
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols)."""
+
+def dequantize_into(
+    weight: Weight, out: object, dtype: str, start: int = 0, stop: int | None = None
+) -> None:
+    """Write the rows [start, stop) of a weight as numbers, the same bits on every machine.
+
+    Args:
+        weight: The weight.
+        out: A contiguous, writable buffer of exactly that many numbers.
+        dtype: Of ``out``: ``F32``, ``F16`` or ``BF16``.
+        start: First row.
+        stop: One after the last; all if None.
+    """
+
+def linear(
+    x: object,
+    dtype: str,
+    weights: Sequence[Weight],
+    outs: Sequence[tuple[object, int, int]],
+    biases: Sequence[object | None] | None = None,
+) -> None:
+    """Multiply up to 32 rows with several weights: ``out = x @ weight.T + bias``, summed in f32.
+
+    The bits of a row of the results depend on that row of ``x`` and on the weight alone.
+
+    Args:
+        x: A contiguous buffer of shape (M, cols).
+        dtype: Of x, results and biases: ``F32``, ``F16`` or ``BF16``.
+        weights: Of shape (rows, cols) each.
+        outs: For each, (buffer, items before its first result, items from row to row).
+        biases: For each, a buffer of (rows,) or None.
+    """
+
 def gather_rows(
     path: str | PathLike[str],
     offset: int,
@@ -359,3 +438,6 @@ def probe_engines(path: str | PathLike[str]) -> list[tuple[str, bool, str | None
 
     Of one that can, the third is None or what is to be known about it.
     """
+
+def simd_tier() -> str:
+    """Return which kernels run: the best that the processor has, or ``AIRLLM_RS_SIMD``."""

@@ -82,6 +82,9 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::WeightPart { .. }
         | Error::WeightShape { .. }
         | Error::ProductShape { .. }
+        | Error::RepackSize { .. }
+        | Error::RepackShape { .. }
+        | Error::Layout { .. }
         | Error::WeightGroup { .. } => PyValueError::new_err(message),
         Error::NotScheduled { .. } => NotScheduled::new_err(message),
         Error::LeaseHeld { .. } => LeaseHeld::new_err(message),

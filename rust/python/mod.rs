@@ -4,6 +4,7 @@ mod bench;
 mod buffer;
 mod checkpoint;
 mod errors;
+mod quant;
 mod readahead;
 mod rows;
 
@@ -38,9 +39,14 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<buffer::PyArena>()?;
     module.add_class::<buffer::PyLease>()?;
     module.add_class::<checkpoint::PyCheckpoint>()?;
+    module.add_class::<quant::PyLayout>()?;
+    module.add_class::<quant::PyWeight>()?;
     module.add_class::<readahead::PyReadahead>()?;
     module.add_function(wrap_pyfunction!(bench::bench_io, module)?)?;
     module.add_function(wrap_pyfunction!(probe_engines, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::dequantize_into, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::linear, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::simd_tier, module)?)?;
     module.add_function(wrap_pyfunction!(rows::gather_rows, module)?)?;
     module.add("AirLLMError", py.get_type::<errors::AirLLMError>())?;
     module.add("CheckpointError", py.get_type::<errors::CheckpointError>())?;

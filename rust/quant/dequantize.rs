@@ -40,14 +40,13 @@ pub fn dequantize(
         return Ok(());
     }
     let step = (PIECE / weight.cols).max(1);
-    let pieces: Vec<_> = out.chunks_mut(step * row_bytes).collect();
-    let pieces: Vec<_> = pieces.into_iter().map(std::sync::Mutex::new).collect();
-    team::run(pieces.len(), &|piece| {
-        // Each piece is taken by one thread, so nobody ever waits.
-        let Ok(mut out) = pieces[piece].lock() else {
-            return;
-        };
-        let first = rows.start + piece * step;
+    let pieces = rows.len().div_ceil(step);
+    let out = team::Output::new(out);
+    team::run(pieces, &|piece| {
+        let taken = piece * step..((piece + 1) * step).min(rows.len());
+        // SAFETY: the pieces' rows are apart.
+        let out = unsafe { out.part(taken.start * row_bytes..taken.end * row_bytes) };
+        let first = rows.start + taken.start;
         for (row, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {
             write_columns(tier, weight, row, 0..weight.cols, float, out);
         }

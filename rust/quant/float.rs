@@ -1,7 +1,10 @@
 //! Small floating-point formats, one item at a time: the reference for every kernel.
 
+use serde::Deserialize;
+
 /// Dtypes that activations and results have, and dense weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Float {
     /// IEEE binary32.
     F32,
@@ -108,7 +111,7 @@ pub const fn f32_to_bf16(value: f32) -> u16 {
     (rounded >> 16) as u16
 }
 
-/// The value of an IEEE binary16.
+/// The value of an IEEE binary16; NaN becomes quiet and keeps its payload, as processors have it.
 #[must_use]
 pub const fn f16_to_f32(bits: u16) -> f32 {
     let sign = ((bits & 0x8000) as u32) << 16;
@@ -121,7 +124,8 @@ pub const fn f16_to_f32(bits: u16) -> f32 {
             let shift = mantissa.leading_zeros() - 21;
             ((113 - shift) << 23) | ((mantissa << (13 + shift)) & 0x7f_ffff)
         }
-        (0x1f, _) => 0x7f80_0000 | (mantissa << 13),
+        (0x1f, 0) => 0x7f80_0000,
+        (0x1f, _) => 0x7fc0_0000 | (mantissa << 13),
         _ => ((exponent + 112) << 23) | (mantissa << 13),
     };
     f32::from_bits(sign | magnitude)

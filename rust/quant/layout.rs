@@ -1,5 +1,8 @@
 //! How the bytes of a weight become numbers, for every format that is read.
 
+use serde::Deserialize;
+
+use crate::error::Error;
 use crate::quant::float::Float;
 
 /// The 16 values of NF4 (bitsandbytes).
@@ -23,7 +26,8 @@ pub const NF4: [f32; 16] = [
 ];
 
 /// How a weight of shape (rows, cols) lies in its parts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "kind", content = "options", rename_all = "snake_case")]
 pub enum Layout {
     /// Numbers as they are; part `q`.
     Dense(Float),
@@ -42,7 +46,8 @@ pub enum Layout {
 }
 
 /// What scales are made of.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ScaleKind {
     /// Part `scale` holds f32.
     F32,
@@ -72,7 +77,8 @@ pub enum ScaleKind {
 ///
 /// `w = codebook[q] * scale`, where a two-part scale is multiplied out first, in f32. Blocks count
 /// along the flattened tensor. Parts `q` (cols / 2 bytes per row), `scale`, `row`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lut4 {
     /// What the nibbles mean.
     pub codebook: [f32; 16],
@@ -87,7 +93,8 @@ pub struct Lut4 {
 }
 
 /// `w = q * scale`, q a signed byte. Parts `q`, `scale`, `row`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Int8 {
     /// Weights along a row that share a scale; the columns for one scale per row.
     pub block: usize,
@@ -99,7 +106,8 @@ pub struct Int8 {
 ///
 /// The last rectangle of a row or column may be cut off: the scales are a grid of
 /// (ceil(rows / `block_rows`), ceil(cols / `block_cols`)).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fp8 {
     /// E5M2 in place of E4M3.
     pub is_e5m2: bool,
@@ -114,7 +122,8 @@ pub struct Fp8 {
 /// `w = scale * (q - zero)`, per group of columns. Parts `q`, `scale`, and `zero` or `group`.
 ///
 /// q lies row-major, low nibble first where `bits` is 4.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Affine {
     /// Of q: 4 or 8.
     pub bits: usize,
@@ -129,7 +138,8 @@ pub struct Affine {
 }
 
 /// Zero points of a group.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Zero {
     /// All the same.
     Fixed(i32),
@@ -140,16 +150,18 @@ pub enum Zero {
 }
 
 /// `w = codebook[q] * absmax`, absmax f32 per block of the flattened tensor. Parts `q`, `scale`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Table8 {
     /// What the bytes mean.
+    #[serde(deserialize_with = "table")]
     pub codebook: Box<[f32; 256]>,
     /// Weights that share an absmax.
     pub block: usize,
 }
 
 /// The block types of GGUF that are kept as they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[expect(missing_docs, reason = "named as the format names them")]
 #[expect(non_camel_case_types, reason = "named as the format names them")]
 pub enum GgmlType {
@@ -166,6 +178,25 @@ pub enum GgmlType {
     IQ4_NL,
     IQ4_XS,
     MXFP4,
+}
+
+fn table<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<[f32; 256]>, D::Error> {
+    let numbers = Vec::<f32>::deserialize(from)?;
+    let found = numbers.len();
+    numbers
+        .into_boxed_slice()
+        .try_into()
+        .map_err(|_| serde::de::Error::invalid_length(found, &"256 numbers"))
+}
+
+impl Layout {
+    /// The layout that a JSON object describes: `{"kind": …, "options": …}`.
+    ///
+    /// # Errors
+    /// `Layout` saying where it makes no sense.
+    pub fn from_json(text: &str) -> Result<Self, Error> {
+        serde_json::from_str(text).map_err(|source| Error::Layout { source })
+    }
 }
 
 impl GgmlType {

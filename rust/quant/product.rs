@@ -1,10 +1,15 @@
 //! Products of few rows with packed weights, several weights in one call.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::error::Error;
+use crate::quant::dense::convert::convert;
+use crate::quant::dense::dot::{self, Lanes, Rows, dot};
 use crate::quant::dequantize::write_columns;
 use crate::quant::float::Float;
+use crate::quant::layout::Layout;
+use crate::quant::scratch;
 use crate::quant::team;
 use crate::quant::tier::Tier;
 use crate::quant::weight::Weight;
@@ -14,6 +19,19 @@ pub const MOST_ROWS: usize = 32;
 
 // Rows of a weight that a thread takes at a time.
 const PIECE: usize = 64;
+
+// Bytes of activations that stay in the first cache beside the weights that pass through it.
+const ACTIVATIONS: usize = 32 << 10;
+
+// Sums at a time that are kept in lanes.
+const LANES: usize = 512;
+
+// How far ahead of their use weights are fetched, in bytes.
+const AHEAD: usize = 1024;
+
+// Rows that are decoded at a time, and bytes of each.
+const GROUP: usize = 4;
+const DECODED: usize = 4096;
 
 /// Activations of shape (rows, cols), contiguous.
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +59,51 @@ pub struct Product<'a> {
     pub stride: usize,
 }
 
-/// Activations as the kernels want them, made once per call.
+/// Activations as the kernels want them, made when first asked for and once per call.
 pub(crate) struct Prepared<'a> {
     /// What came in.
     pub(crate) given: Activations<'a>,
+    tier: Tier,
+    numbers: OnceLock<Vec<u8>>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(tier: Tier, given: Activations<'a>) -> Self {
+        Self {
+            given,
+            tier,
+            numbers: OnceLock::new(),
+        }
+    }
+
     /// All of them as f32, row-major.
-    pub(crate) numbers: Vec<f32>,
+    pub(crate) fn numbers(&self) -> &[u8] {
+        let Activations { float, bytes, .. } = self.given;
+        if float == Float::F32 {
+            return bytes;
+        }
+        self.numbers.get_or_init(|| {
+            let mut numbers = vec![0; bytes.len() / float.nbytes() * 4];
+            convert(self.tier, float, bytes, Float::F32, &mut numbers);
+            numbers
+        })
+    }
+
+    /// All of them as kernels want them beside weights of dtype `w`.
+    fn beside(&self, w: Float) -> Rows<'_> {
+        let float = dot::activations(self.tier, w, self.given.float);
+        let bytes = match float {
+            Float::F32 => self.numbers(),
+            _ => self.given.bytes,
+        };
+        Rows {
+            float,
+            bytes,
+            stride: self.given.cols * float.nbytes(),
+            rows: self.given.rows,
+            cols: self.given.cols,
+        }
+    }
 }
 
 /// Multiply activations with several weights: `out = x @ weight.T + bias`, summed in f32.
@@ -57,85 +114,177 @@ pub(crate) struct Prepared<'a> {
 /// # Errors
 /// `ProductShape` when sizes do not fit together.
 pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) -> Result<(), Error> {
-    let size = x.float.nbytes();
     for product in products.iter() {
         check(&x, product)?;
     }
     if x.rows == 0 {
         return Ok(());
     }
-    let prepared = Prepared {
-        given: x,
-        numbers: (0..x.rows * x.cols)
-            .map(|index| x.float.load(x.bytes, index))
-            .collect(),
-    };
-    let mut pieces = Vec::new();
-    for (index, product) in products.iter().enumerate() {
-        for start in (0..product.weight.rows).step_by(PIECE) {
-            pieces.push((index, start..(start + PIECE).min(product.weight.rows)));
-        }
-    }
-    let outputs: Vec<_> = products
-        .iter_mut()
-        .map(|product| Output {
-            start: product.out.as_mut_ptr(),
+    let prepared = Prepared::new(tier, x);
+    let mut first_pieces = Vec::with_capacity(products.len());
+    let mut pieces = 0;
+    let mut outputs = Vec::with_capacity(products.len());
+    for product in products.iter_mut() {
+        first_pieces.push(pieces);
+        pieces += product.weight.rows.div_ceil(PIECE);
+        outputs.push(Target {
+            weight: product.weight,
+            bias: product.bias,
+            out: team::Output::new(&mut *product.out),
             stride: product.stride,
-        })
-        .collect();
-    let products = &*products;
-    team::run(pieces.len(), &|piece| {
-        let (index, rows) = &pieces[piece];
-        let product = &products[*index];
+        });
+    }
+    team::run(pieces, &|piece| {
+        let index = first_pieces.partition_point(|&first| first <= piece) - 1;
+        let target = &outputs[index];
+        let start = (piece - first_pieces[index]) * PIECE;
+        let rows = start..(start + PIECE).min(target.weight.rows);
         let mut sums = [0.0; PIECE * MOST_ROWS];
         let sums = &mut sums[..rows.len() * x.rows];
-        sum(tier, &product.weight, rows.clone(), &prepared, sums);
-        for (row, sums) in rows.clone().zip(sums.chunks_exact(x.rows)) {
-            let bias = product.bias.map_or(0.0, |bias| x.float.load(bias, row));
-            for (m, sum) in sums.iter().enumerate() {
-                let mut item = [0; 4];
-                x.float.store(sum + bias, &mut item[..size]);
-                // SAFETY: `check` found the results large enough for (x.rows, weight.rows) items,
-                // and this piece alone writes column `row`.
-                unsafe {
-                    outputs[*index]
-                        .start
-                        .add((m * outputs[*index].stride + row) * size)
-                        .copy_from_nonoverlapping(item.as_ptr(), size);
-                }
-            }
-        }
+        sum(tier, &target.weight, rows.clone(), &prepared, sums);
+        target.write(tier, &x, rows, sums);
     });
     Ok(())
 }
 
-/// Where results go, for several threads that write different columns.
-struct Output {
-    start: *mut u8,
+/// Where the results of a product go.
+struct Target<'a> {
+    weight: Weight<'a>,
+    bias: Option<&'a [u8]>,
+    out: team::Output<'a, u8>,
     stride: usize,
 }
 
-// SAFETY: threads write to different columns, see `products`.
-unsafe impl Sync for Output {}
+impl Target<'_> {
+    /// Write the sums of a piece, (rows, x.rows), plus the bias, rounded once.
+    fn write(&self, tier: Tier, x: &Activations<'_>, rows: Range<usize>, sums: &[f32]) {
+        let size = x.float.nbytes();
+        let mut bias = [0_u8; PIECE * 4];
+        if let Some(given) = self.bias {
+            let given = &given[rows.start * size..rows.end * size];
+            convert(
+                tier,
+                x.float,
+                given,
+                Float::F32,
+                &mut bias[..rows.len() * 4],
+            );
+        }
+        let mut column = [0_u8; PIECE * 4];
+        let column = &mut column[..rows.len() * 4];
+        for m in 0..x.rows {
+            for (row, bytes) in column.chunks_exact_mut(4).enumerate() {
+                let bias = self.bias.map_or(0.0, |_| Float::F32.load(&bias, row));
+                Float::F32.store(sums[row * x.rows + m] + bias, bytes);
+            }
+            let start = (m * self.stride + rows.start) * size;
+            // SAFETY: this piece alone writes these columns: `check` found rows of the results
+            // apart.
+            let out = unsafe { self.out.part(start..start + rows.len() * size) };
+            convert(tier, Float::F32, column, x.float, out);
+        }
+    }
+}
 
 /// Write the sums of `rows` of a weight with each row of the activations, (rows, x.rows), f32.
 fn sum(tier: Tier, weight: &Weight<'_>, rows: Range<usize>, x: &Prepared<'_>, sums: &mut [f32]) {
-    let mut row_values = vec![0_u8; weight.cols * 4];
-    for (row, sums) in rows.zip(sums.chunks_exact_mut(x.given.rows)) {
-        write_columns(
-            tier,
-            weight,
-            row,
-            0..weight.cols,
-            Float::F32,
-            &mut row_values,
-        );
-        for (sum, numbers) in sums.iter_mut().zip(x.numbers.chunks_exact(weight.cols)) {
-            *sum = (0..weight.cols)
-                .map(|index| Float::F32.load(&row_values, index) * numbers[index])
-                .sum();
-        }
+    if let &Layout::Dense(stored) = weight.layout {
+        sum_dense(tier, weight, stored, rows, x, sums);
+    } else {
+        sum_decoded(tier, weight, rows, x, sums);
     }
+}
+
+/// The sums of weights that are read as they lie.
+fn sum_dense(
+    tier: Tier,
+    weight: &Weight<'_>,
+    stored: Float,
+    rows: Range<usize>,
+    x: &Prepared<'_>,
+    sums: &mut [f32],
+) {
+    let x = x.beside(stored);
+    let stride = weight.cols * stored.nbytes();
+    let w = Rows {
+        float: stored,
+        bytes: &weight.parts.q[rows.start * stride..rows.end * stride],
+        stride,
+        rows: rows.len(),
+        cols: weight.cols,
+    };
+    // One range of columns where the activations stay in the cache beside the weights.
+    let (step, ahead) = if x.rows * x.stride <= ACTIVATIONS || x.rows == 1 {
+        (w.cols, AHEAD)
+    } else {
+        let fitting = ACTIVATIONS / (x.rows * x.float.nbytes());
+        let step = fitting.clamp(256, 2048) / 256 * 256;
+        // the same columns of the rows after those at work
+        (step, 4 * stride)
+    };
+    let group = (LANES / x.rows).clamp(8, PIECE);
+    for (first, sums) in (0..w.rows)
+        .step_by(group)
+        .zip(sums.chunks_mut(group * x.rows))
+    {
+        scratch::with(scratch::size::<Lanes>(sums.len()), |bytes| {
+            let (lanes, _) = scratch::split::<Lanes>(bytes, sums.len());
+            lanes.fill(Lanes::default());
+            for col in (0..w.cols).step_by(step.max(1)) {
+                let cols = col..(col + step).min(w.cols);
+                let w = w.part(first..(first + group).min(w.rows), cols.clone());
+                dot(tier, &w, &x.part(0..x.rows, cols), lanes, ahead);
+            }
+            for (sum, lanes) in sums.iter_mut().zip(&*lanes) {
+                *sum = lanes.sum();
+            }
+        });
+    }
+}
+
+/// The sums of weights that become numbers first, some columns of a few rows at a time.
+fn sum_decoded(
+    tier: Tier,
+    weight: &Weight<'_>,
+    rows: Range<usize>,
+    x: &Prepared<'_>,
+    sums: &mut [f32],
+) {
+    let float = dot::activations(tier, Float::Bf16, x.given.float);
+    let x = x.beside(float);
+    let step = DECODED / float.nbytes();
+    let stride = step * float.nbytes();
+    let needed = scratch::size::<Lanes>(GROUP * x.rows) + GROUP * stride;
+    scratch::with(needed, |bytes| {
+        let (all_lanes, bytes) = scratch::split::<Lanes>(bytes, GROUP * x.rows);
+        for (first, sums) in rows
+            .clone()
+            .step_by(GROUP)
+            .zip(sums.chunks_mut(GROUP * x.rows))
+        {
+            let lanes = &mut all_lanes[..sums.len()];
+            lanes.fill(Lanes::default());
+            let count = sums.len() / x.rows;
+            for col in (0..weight.cols).step_by(step) {
+                let cols = col..(col + step).min(weight.cols);
+                let used = cols.len() * float.nbytes();
+                for (row, out) in (first..first + count).zip(bytes.chunks_exact_mut(stride)) {
+                    write_columns(tier, weight, row, cols.clone(), float, &mut out[..used]);
+                }
+                let w = Rows {
+                    float,
+                    bytes: &*bytes,
+                    stride,
+                    rows: count,
+                    cols: cols.len(),
+                };
+                dot(tier, &w, &x.part(0..x.rows, cols), lanes, 0);
+            }
+            for (sum, lanes) in sums.iter_mut().zip(&*lanes) {
+                *sum = lanes.sum();
+            }
+        }
+    });
 }
 
 fn check(x: &Activations<'_>, product: &Product<'_>) -> Result<(), Error> {

@@ -8,7 +8,6 @@ mod bell;
 mod catalogue;
 mod clock;
 mod consumer;
-mod fork;
 mod lease;
 #[cfg(all(test, loom))]
 mod loom;

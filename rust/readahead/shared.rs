@@ -6,13 +6,13 @@ use crate::io::Waker;
 use crate::readahead::bell::Bell;
 use crate::readahead::catalogue::Catalogue;
 use crate::readahead::clock;
-use crate::readahead::fork;
 use crate::readahead::ring::Ring;
 use crate::readahead::slot::Slots;
 use crate::readahead::state::{Halt, State};
 use crate::readahead::stats::Counters;
 use crate::readahead::trace::Trace;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::fork;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 pub(crate) struct Shared {

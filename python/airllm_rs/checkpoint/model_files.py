@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, plain
 from airllm_rs.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -13,19 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airllm_rs import _core
-
-
-class TensorInfo(NamedTuple):
-    """A tensor of a checkpoint: what it is and where its bytes are."""
-
-    dtype: str
-    """safetensors' code, such as ``BF16``."""
-    shape: tuple[int, ...]
-    file: int
-    """Index into `ModelFiles.files`."""
-    offset: int
-    """From the start of the file."""
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +26,8 @@ class ModelFiles:
     generation_config: Mapping[str, object] = field(repr=False)
     """The contents of generation_config.json, empty without one."""
     core: _core.Checkpoint = field(repr=False)
+    packed: Mapping[str, StoredWeight] = field(default_factory=dict, repr=False)
+    """Weights that are no plain tensors, by the name of the weight."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -52,18 +42,35 @@ class ModelFiles:
         """
         return TensorInfo(*self.core.tensor(name))
 
+    def stored(self, name: str) -> StoredWeight:
+        """Return how a weight is stored.
+
+        Raises:
+            KeyError: if there is none of that name.
+        """
+        found = self.packed.get(name)
+        return plain(name, self.tensor(name)) if found is None else found
+
     def names(self) -> list[str]:
         """Return the names of all tensors, in file order."""
         return list(self.core.names())
 
+    def weight_names(self) -> list[str]:
+        """Return the names of all weights: of plain tensors, and of packed weights."""
+        parts = {part.tensor for weight in self.packed.values() for part in weight.parts}
+        return [*(name for name in self.names() if name not in parts), *self.packed]
+
     @property
     def main_dtype(self) -> str:
-        """The dtype that most bytes of weights have."""
+        """The dtype that most bytes of weights have; of a packed model, of what is not packed."""
         totals: dict[str, int] = {}
-        for name in self.names():
-            info = self.tensor(name)
-            totals[info.dtype] = totals.get(info.dtype, 0) + info.nbytes
-        return max(totals, key=lambda dtype: totals[dtype], default="F32")
+        for name in self.weight_names():
+            weight = self.stored(name)
+            # vectors are float32 in many files, whatever the model was
+            if weight.layout is None and (not self.packed or len(weight.shape) > 1):
+                totals[weight.dtype] = totals.get(weight.dtype, 0) + weight.nbytes
+        default = "BF16" if self.packed else "F32"
+        return max(totals, key=lambda dtype: totals[dtype], default=default)
 
 
 def read_json(path: Path, missing: str | None = None) -> dict[str, object]:

@@ -9,7 +9,7 @@ from airllm_rs.errors import CheckpointError, UnsupportedModelError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airllm_rs.checkpoint import TensorInfo
+    from airllm_rs.checkpoint import StoredWeight
     from airllm_rs.config import ModelConfig
     from airllm_rs.families.family import Family, TensorSpec
 
@@ -19,17 +19,17 @@ DTYPES = ("BF16", "F16", "F32", "F64")
 _SHOWN = 3
 
 
-class NamedTensors(Protocol):
-    """What is validated: tensors that can be listed and looked up."""
+class NamedWeights(Protocol):
+    """What is validated: weights that can be listed and looked up."""
 
-    def names(self) -> list[str]:
-        """Return the names of all tensors."""
+    def weight_names(self) -> list[str]:
+        """Return the names of all weights."""
 
-    def tensor(self, name: str) -> TensorInfo:
-        """Return what a tensor is and where it lies."""
+    def stored(self, name: str) -> StoredWeight:
+        """Return how a weight is stored."""
 
 
-def validate(config: ModelConfig, family: Family, files: NamedTensors) -> list[str]:
+def validate(config: ModelConfig, family: Family, files: NamedWeights) -> list[str]:
     """Check that a checkpoint has the tensors of its family, and return those it has beyond.
 
     Raises:
@@ -37,29 +37,34 @@ def validate(config: ModelConfig, family: Family, files: NamedTensors) -> list[s
         UnsupportedModelError: naming a tensor whose dtype cannot be computed with.
     """
     specs = {spec.name: spec for layer in family.layers(config) for spec in layer.tensors}
-    present = set(files.names())
+    names = files.weight_names()
+    present = set(names)
     missing = [name for name, spec in specs.items() if spec.required and name not in present]
-    extra = [name for name in files.names() if name not in specs]
+    extra = [name for name in names if name not in specs]
     unexpected = [name for name in extra if not family.is_ignorable(name, config)]
     if missing:
         beside = f" (it has {_some(unexpected)} instead)" if unexpected else ""
         raise CheckpointError(f"the checkpoint lacks {_some(missing)}{beside}")
     for spec in specs.values():
         if spec.name in present:
-            _check(spec, files.tensor(spec.name))
+            _check(spec, files.stored(spec.name))
     return unexpected
 
 
-def _check(spec: TensorSpec, found: TensorInfo) -> None:
+def _check(spec: TensorSpec, found: StoredWeight) -> None:
     if found.shape != spec.shape:
         raise CheckpointError(
             f"{spec.name} has shape {list(found.shape)}, expected {list(spec.shape)} "
             "from config.json"
         )
-    if found.dtype not in DTYPES:
+    if found.layout is None and found.dtype not in DTYPES:
         raise UnsupportedModelError(
             f"{spec.name} is stored as {found.dtype}, which cannot be computed with; "
             f"can be: {', '.join(DTYPES)}"
+        )
+    if found.layout is not None and len(spec.shape) != 2:
+        raise UnsupportedModelError(
+            f"{spec.name} is packed as {found.dtype}; only matrices can be"
         )
 
 

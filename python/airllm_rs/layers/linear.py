@@ -1,4 +1,4 @@
-"""A linear layer whose matrix may be in memory or on its way from disk."""
+"""A linear layer whose matrix may be in memory or on its way from disk, packed or not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.nn import functional
+
+from airllm_rs.weights.packed import FEW_ROWS, KERNEL_CODES, multiply_few
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,15 +21,19 @@ if TYPE_CHECKING:
 class Linear(nn.Linear):
     """`nn.Linear` that asks its weight source for the matrix when it runs and then lets go.
 
-    A matrix of several row blocks is several products, in memory as well as streamed: the bits of
-    the result do not depend on what is resident. While the matrix is not bound, ``weight`` is a
-    zero-stride placeholder on the device of the arithmetic; whoever looks at its shape, dtype or
-    device (PEFT does) sees the truth, whoever multiplies with it gets zeros.
+    Up to 32 rows are multiplied by kernels that take the matrix as it lies, and whose results for a
+    row do not depend on the other rows. More rows are multiplied by torch; a matrix that is packed,
+    or of another dtype, is then turned into numbers some rows at a time. A matrix of several row
+    blocks is several products, in memory as well as streamed: the bits of the result do not depend
+    on what is resident. While the matrix is not bound, ``weight`` is a zero-stride placeholder on
+    the device of the arithmetic; whoever looks at its shape, dtype or device (PEFT does) sees the
+    truth, whoever multiplies with it gets zeros.
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
         super().__init__(in_features, out_features, bias=bias, device="meta")
         self.source: Matrix | None = None
+        self._bound: Tensor | None = None
         self.requires_grad_(requires_grad=False)
 
     def reset_parameters(self) -> None:
@@ -36,19 +42,18 @@ class Linear(nn.Linear):
     def attach(self, matrix: Matrix, dtype: torch.dtype) -> None:
         """Take the matrix from ``matrix`` whenever the layer runs in ``dtype``."""
         self.source = matrix
+        self._bound = None
         self.weight = nn.Parameter(placeholder(matrix.shape, dtype), requires_grad=False)
 
     def bind(self, dtype: torch.dtype) -> None:
-        """Assign the matrix as a parameter for good, if it is resident and in one piece."""
-        source = self.source
-        if source is None:
+        """Assign the matrix as a parameter, if it is resident, plain and in one piece."""
+        if self.source is None:
             return
-        whole = source.whole()
-        if whole is None or whole.dtype != dtype:
-            return
-        self.weight = nn.Parameter(whole, requires_grad=False)
-        if len(source.blocks) == 1:
-            self.source = None
+        whole = self.source.whole()
+        if whole is not None and whole.dtype == dtype:
+            self.weight = nn.Parameter(whole, requires_grad=False)
+            # blocks are products of their own
+            self._bound = self.weight if len(self.source.blocks) == 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` of shape (…, in) with the matrix of shape (out, in); add the bias."""
@@ -57,28 +62,52 @@ class Linear(nn.Linear):
             return functional.linear(x, self.weight, self.bias)
         if x.requires_grad and torch.is_grad_enabled():
             return _Product.apply(x, self.bias, source)  # type: ignore[no-any-return]
+        if self._bound is not None and x.numel() > FEW_ROWS * x.shape[-1]:
+            return functional.linear(x, self._bound, self.bias)
         return multiply(x, source, self.bias)
 
 
 def multiply(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
     """Multiply ``x`` of shape (…, in) with the row blocks of ``matrix``, into one result."""
+    rows = x.numel() // x.shape[-1]
+    if rows <= FEW_ROWS and x.dtype in KERNEL_CODES:
+        return _multiply_few(x, matrix, bias)
     blocks = matrix.blocks
-    if len(blocks) == 1:
-        weight = matrix.take(0)
+    out: Tensor | None = None
+    for index in range(len(blocks)):
+        pieces = matrix.pieces(index)
         try:
-            return functional.linear(x, weight, bias)
+            for start, stop, weight in pieces:
+                added = None if bias is None else bias[start:stop]
+                try:
+                    product = functional.linear(x, weight, added)
+                finally:
+                    # not left to the frame, which a traceback would keep, and the lease with it
+                    del weight
+                if stop - start == matrix.shape[0]:
+                    return product
+                if out is None:
+                    out = x.new_empty((*x.shape[:-1], matrix.shape[0]))
+                out[..., start:stop] = product
         finally:
-            # not left to the frame, which a traceback would keep, and the lease with it
-            del weight
-            matrix.done(0)
-    out = x.new_empty((*x.shape[:-1], blocks[-1].stop))
-    for index, block in enumerate(blocks):
-        rows = None if bias is None else bias[block.start : block.stop]
+            pieces.close()
+            matrix.done(index)
+    assert out is not None, "a matrix has at least one row"
+    return out
+
+
+def _multiply_few(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
+    flat = x.detach().reshape(-1, x.shape[-1])
+    flat = flat if flat.is_contiguous() else flat.contiguous()
+    out = torch.empty((*x.shape[:-1], matrix.shape[0]), dtype=x.dtype)
+    columns = out.view(-1, matrix.shape[0])
+    for index, block in enumerate(matrix.blocks):
+        added = None if bias is None else bias[block.start : block.stop]
         weight = matrix.take(index)
         try:
-            out[..., block.start : block.stop] = functional.linear(x, weight, rows)
+            multiply_few(flat, (weight,), ((columns, block.start),), (added,))
         finally:
-            del weight
+            del weight  # as above
             matrix.done(index)
     return out
 
@@ -100,15 +129,19 @@ class _Product(torch.autograd.Function):
         matrix: Matrix = ctx.matrix  # type: ignore[attr-defined]
         (grad,) = grads
         total: Tensor | None = None
-        for index, block in enumerate(matrix.blocks):
-            weight = matrix.take(index, out_of_turn=True)
+        for index in range(len(matrix.blocks)):
+            pieces = matrix.pieces(index, out_of_turn=True)
             try:
-                part = grad[..., block.start : block.stop] @ weight
+                for start, stop, weight in pieces:
+                    try:
+                        part = grad[..., start:stop] @ weight
+                    finally:
+                        del weight
+                    total = part if total is None else total.add_(part)
             finally:
-                del weight
+                pieces.close()
                 matrix.done(index)
-            total = part if total is None else total.add_(part)
-        assert total is not None, "a matrix has at least one block"
+        assert total is not None, "a matrix has at least one row"
         return total, None, None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from airllm_rs.checkpoint.stored import Q
 from airllm_rs.memory.arithmetic import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 # A window's cache holds this much more than queries see, so as not to be moved at every token.
 _WINDOW_SLACK = 256
+SCRATCH_BYTES = 32 << 20
+"""Numbers of the arithmetic's dtype that rows of a matrix are turned into at a time."""
+
 # Reads of single embedding rows are widened and pass through a buffer of the extension.
 _GATHER_BYTES = 16 << 20
 # float32 logits, their sorted copy and indexes, probabilities, and what is masked of them.
@@ -83,28 +87,31 @@ def activation_bytes(config: ModelConfig, shape: Shape, *, layer_major: bool) ->
 def scratch_bytes(table: UnitTable, shape: Shape) -> int:
     """Return what is needed to convert weights at use and to gather rows of the embedding.
 
-    Small tensors are converted for good, matrices into a scratch of the largest one's size.
+    Small tensors are converted for good, matrices block by block of their rows.
     """
     small = 0
     largest = 0
     always, looked_up = set(table.always), set(table.embedding)
     for unit in table.units:
         for piece in unit.pieces:
-            converted = prod(piece.shape) * shape.item
-            if piece.dtype == shape.compute_dtype or unit.index in looked_up:
+            if piece.role != Q or unit.index in looked_up:
                 continue
-            if unit.index in always:
-                small += converted
-            else:
-                largest = max(largest, converted)
+            if piece.is_plain and unit.index in always:
+                small += prod(piece.shape) * shape.item if piece.dtype != shape.compute_dtype else 0
+            elif piece.dtype != shape.compute_dtype:
+                largest = SCRATCH_BYTES
     return small + largest + _GATHER_BYTES
 
 
 def converted_bytes(table: UnitTable, compute_dtype: str) -> int:
-    """Return what the matrices of a sweep take in the dtype of the arithmetic."""
+    """Return what the matrices of a sweep take once plain numbers are of the dtype of arithmetic.
+
+    Packed weights stay packed.
+    """
     total = table.nbytes(table.order)
     for index in table.order:
         for piece in table.units[index].pieces:
             # while they are converted one by one, some still lie there as they are stored
-            total += max(prod(piece.shape) * ITEM_BYTES[compute_dtype] - piece.nbytes, 0)
+            if piece.is_plain:
+                total += max(prod(piece.shape) * ITEM_BYTES[compute_dtype] - piece.nbytes, 0)
     return total

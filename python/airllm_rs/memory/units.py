@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from math import prod
+from math import lcm, prod
 from typing import TYPE_CHECKING, Protocol
 
+from airllm_rs.checkpoint.stored import Q
 from airllm_rs.families.family import EMBEDDING
+from airllm_rs.memory.arithmetic import ITEM_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from airllm_rs.checkpoint import TensorInfo
+    from airllm_rs.checkpoint import StoredPart, StoredWeight
     from airllm_rs.families.family import Layer, TensorSpec
 
 MIB = 1 << 20
@@ -26,8 +28,8 @@ _ROWS_STEP = 64
 class Tensors(Protocol):
     """Where the tensors of a checkpoint lie; what `open_checkpoint` returns is one."""
 
-    def tensor(self, name: str) -> TensorInfo:
-        """Return dtype, shape and place of a tensor."""
+    def stored(self, name: str) -> StoredWeight:
+        """Return shape and parts of a weight, and where they lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,28 @@ class PlanLimits:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows [row_start, row_stop) of a tensor, and where their bytes are."""
+    """What a tensor holds of the rows [row_start, row_stop) of a weight, and where it is."""
 
     name: str
+    """Of the tensor."""
     dtype: str
     shape: tuple[int, ...]
     """Of the piece, not of the tensor."""
     row_start: int
+    """Rows are the weight's, which a part of a packed weight may have fewer of."""
     row_stop: int
     file: int
     offset: int
     nbytes: int
+    weight: str
+    """The name of the weight, which is the tensor's where it is stored as plain numbers."""
+    role: str
+    """Which part of the weight it is."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is numbers as they are, not a part of a packed weight."""
+        return self.name == self.weight and self.role == Q and self.dtype in ITEM_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,11 @@ class Unit:
     pieces: tuple[Piece, ...]
     nbytes: int
     """Bytes that it takes in memory, what is read beyond its ends included."""
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The names of the weights that it holds something of, in order of use."""
+        return tuple(dict.fromkeys(piece.weight for piece in self.pieces))
 
 
 @dataclass(frozen=True)
@@ -130,7 +148,7 @@ def build_units(
         builder.add_matrices(number, layer)
         parts[layer.kind] += tuple(range(first, len(builder.units)))
     units = tuple(builder.units)
-    groups = [unit.nbytes for unit in units[len(always) :] if len(unit.pieces) > 1]
+    groups = [unit.nbytes for unit in units[len(always) :] if len(unit.weights) > 1]
     return UnitTable(
         units,
         always,
@@ -151,82 +169,114 @@ class _Builder:
         self._limits = limits
 
     def add_small(self, number: int, layer: Layer) -> None:
-        """Add one unit with all tensors of the layer that are always resident."""
-        small = [spec for spec in layer.tensors if self._is_small(spec)]
+        """Add one unit with all that the layer always has in memory."""
+        small = [piece for spec in layer.tensors for piece in self._small_pieces(spec)]
         if small:
-            pieces = [self._whole(spec) for spec in small]
-            self._add(number, f"{layer.name} (small tensors)", pieces)
+            self._add(number, f"{layer.name} (small tensors)", small)
 
     def add_matrices(self, number: int, layer: Layer) -> None:
         """Add the matrices of a layer in order of use, in blocks if large, in groups if small."""
-        group: list[Piece] = []
+        group: list[list[Piece]] = []
         for spec in layer.tensors:
-            if self._is_small(spec):
+            weight = self._files.stored(spec.name)
+            large = self._large_parts(spec, weight)
+            if not large:
                 continue
-            whole = self._whole(spec)
+            whole = _pieces(weight, large, 0, weight.shape[0])
             most = self._limits.group_bytes
-            is_large = slot_bytes([whole]) > most or whole.nbytes > self._limits.max_unit_bytes
-            if group and (is_large or slot_bytes([*group, whole]) > most):
+            nbytes = sum(piece.nbytes for piece in whole)
+            is_large = slot_bytes(whole) > most or nbytes > self._limits.max_unit_bytes
+            if group and (is_large or slot_bytes([*_flat(group), *whole]) > most):
                 self._add_group(number, group)
                 group = []
             if is_large:
-                for block in self._blocks(whole):
+                for block in self._blocks(weight, large, nbytes):
                     self._add_group(number, [block])
             else:
                 group.append(whole)
         if group:
             self._add_group(number, group)
 
-    def _is_small(self, spec: TensorSpec) -> bool:
-        nbytes = self._files.tensor(spec.name).nbytes
+    def _large_parts(self, spec: TensorSpec, weight: StoredWeight) -> list[StoredPart]:
+        """Return the parts that are not always resident, but read with their matrix."""
+        if len(spec.shape) < 2:
+            return []
         # a table is looked up by rows; it is a matrix however small it is
         is_table = spec.name == EMBEDDING
-        return not is_table and (len(spec.shape) < 2 or nbytes < self._limits.resident_below)
+        least = 0 if is_table else self._limits.resident_below
+        return [part for part in weight.parts if part.info.nbytes >= least]
 
-    def _whole(self, spec: TensorSpec) -> Piece:
-        info = self._files.tensor(spec.name)
-        return Piece(
-            spec.name, info.dtype, spec.shape, 0, spec.shape[0], info.file, info.offset, info.nbytes
-        )
+    def _small_pieces(self, spec: TensorSpec) -> list[Piece]:
+        weight = self._files.stored(spec.name)
+        large = self._large_parts(spec, weight)
+        small = [part for part in weight.parts if part not in large]
+        return _pieces(weight, small, 0, weight.shape[0])
 
-    def _blocks(self, whole: Piece) -> list[Piece]:
-        rows = whole.shape[0]
-        row_bytes = whole.nbytes // rows
-        step = rows_per_block(rows, row_bytes, self._limits.max_unit_bytes)
+    def _blocks(
+        self, weight: StoredWeight, parts: Sequence[StoredPart], nbytes: int
+    ) -> list[list[Piece]]:
+        rows = weight.shape[0]
+        steps = [part.rows for part in parts]
+        if not all(steps) or not weight.row_step:
+            return [_pieces(weight, parts, 0, rows)]  # every row needs all of some part
+        multiple = lcm(weight.row_step, *steps)
+        step = rows_per_block(rows, -(-nbytes // rows), self._limits.max_unit_bytes, multiple)
         return [
-            Piece(
-                whole.name,
-                whole.dtype,
-                (min(start + step, rows) - start, *whole.shape[1:]),
-                start,
-                min(start + step, rows),
-                whole.file,
-                whole.offset + start * row_bytes,
-                (min(start + step, rows) - start) * row_bytes,
-            )
-            for start in range(0, rows, step)
+            _pieces(weight, parts, start, min(start + step, rows)) for start in range(0, rows, step)
         ]
 
-    def _add_group(self, number: int, pieces: list[Piece]) -> None:
-        first = pieces[0]
-        name = first.name
-        if len(pieces) > 1:
-            name += "".join(f" + {piece.name.split('.')[-2]}" for piece in pieces[1:])
-        elif first.row_start or first.nbytes < self._files.tensor(name).nbytes:
+    def _add_group(self, number: int, group: Sequence[Sequence[Piece]]) -> None:
+        first = group[0][0]
+        name = first.weight
+        if len(group) > 1:
+            name += "".join(f" + {pieces[0].weight.split('.')[-2]}" for pieces in group[1:])
+        elif first.row_start or first.row_stop < self._files.stored(name).shape[0]:
             name += f"[{first.row_start}:{first.row_stop}]"
-        self._add(number, name, pieces)
+        self._add(number, name, _flat(group))
 
     def _add(self, number: int, name: str, pieces: list[Piece]) -> None:
         self.units.append(Unit(len(self.units), number, name, tuple(pieces), slot_bytes(pieces)))
 
 
-def rows_per_block(rows: int, row_bytes: int, max_bytes: int) -> int:
-    """Return how many rows of a matrix make a block, so that blocks are of about equal size."""
+def _flat(group: Iterable[Iterable[Piece]]) -> list[Piece]:
+    return [piece for pieces in group for piece in pieces]
+
+
+def _pieces(
+    weight: StoredWeight, parts: Iterable[StoredPart], start: int, stop: int
+) -> list[Piece]:
+    """Return what ``parts`` hold of the rows [start, stop)."""
+    pieces = []
+    for part in parts:
+        info = part.info
+        shape, offset, nbytes = info.shape, info.offset, info.nbytes
+        if part.rows and (start, stop) != (0, weight.shape[0]):
+            first, last = start // part.rows, -(-stop // part.rows)
+            row_bytes = nbytes // shape[0]
+            shape = (last - first, *shape[1:])
+            offset += first * row_bytes
+            nbytes = (last - first) * row_bytes
+        pieces.append(
+            Piece(
+                part.tensor, info.dtype, shape, start, stop, info.file, offset, nbytes,
+                weight.name, part.role,
+            )
+        )  # fmt: skip
+    return pieces
+
+
+def rows_per_block(rows: int, row_bytes: int, max_bytes: int, multiple: int = 1) -> int:
+    """Return how many rows of a matrix make a block, so that blocks are of about equal size.
+
+    They are a multiple of ``multiple``, however large that makes them.
+    """
     most = max(max_bytes // row_bytes, 1)
     if most >= rows:
         return rows
-    step = _ROWS_STEP if most >= _ROWS_STEP else 1
-    most -= most % step
+    step = lcm(_ROWS_STEP, multiple)
+    if most < step:
+        step = multiple
+    most = max(most - most % step, step)
     blocks = -(-rows // most)
     even = -(-rows // blocks)
     return min(even + -even % step, most)

@@ -2,50 +2,80 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional
 
+from airllm_rs import _core
+from airllm_rs.checkpoint.stored import Q
 from airllm_rs.errors import AirLLMError
 from airllm_rs.families.family import EMBEDDING
+from airllm_rs.memory.demand import SCRATCH_BYTES
 from airllm_rs.weights.dtypes import TORCH_DTYPES
+from airllm_rs.weights.packed import (
+    dequantize_rows,
+    packed_layout,
+    plain_layout,
+    tensor_weight,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
-    from airllm_rs import _core
+    from airllm_rs.checkpoint import StoredWeight
     from airllm_rs.memory import MemoryPlan
+    from airllm_rs.memory.units import Piece
+
+
+class Place(NamedTuple):
+    """Where a part of a block lies in a unit."""
+
+    role: str
+    unit: int
+    part: int
+    offset: int
+    """Bytes from the start of that part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows [start, stop) of a matrix and where they lie inside a unit."""
+    """Rows [start, stop) of a matrix, and where their parts lie."""
 
     unit: int
-    part: int
+    """The one that is read for it; small parts may be in another, always resident."""
     start: int
     stop: int
     shape: tuple[int, ...]
-    numel: int
+    places: tuple[Place, ...]
+
+    @property
+    def numel(self) -> int:
+        """How many numbers it is."""
+        return prod(self.shape)
 
 
 class Matrix:
-    """One tensor of the checkpoint as blocks of rows, each an independent product."""
+    """One weight of the model as blocks of rows, each an independent product."""
 
     def __init__(
-        self, source: WeightSource, name: str, dtype: str, blocks: tuple[Block, ...]
+        self, source: WeightSource, stored: StoredWeight, blocks: tuple[Block, ...]
     ) -> None:
-        self.name = name
+        self.name = stored.name
         self.blocks = blocks
-        self.shape = (blocks[-1].stop, *blocks[0].shape[1:])
-        self.stored_dtype = TORCH_DTYPES[dtype]
+        self.shape = stored.shape
+        self.is_packed = stored.layout is not None
+        self.stored_dtype = source.compute_dtype if self.is_packed else TORCH_DTYPES[stored.dtype]
         self._source = source
-        self._kept: list[Tensor | None] = [None] * len(blocks)
+        self._layout = packed_layout(stored.layout) if stored.layout else plain_layout(stored.dtype)
+        self._constants = stored.constants
+        self._kept: list[_core.Weight | None] = [None] * len(blocks)
         self._converted: Tensor | None = None
 
     @property
@@ -53,49 +83,74 @@ class Matrix:
         """Whether every block is kept in memory."""
         return all(block.unit in self._source.residents for block in self.blocks)
 
-    def take(self, index: int, *, out_of_turn: bool = False) -> Tensor:
-        """Wait for block ``index`` and return it in the dtype of the arithmetic.
+    def take(self, index: int, *, out_of_turn: bool = False) -> _core.Weight:
+        """Wait for block ``index`` and return it as it lies, or as it was converted for good.
 
-        Drop the tensor before `done`, which gives the memory under a streamed one back.
-        ``out_of_turn`` is for a use outside of the sweep's order.
+        Drop it before `done`, which gives the memory under a streamed one back. ``out_of_turn`` is
+        for a use outside of the sweep's order.
         """
+        weight = self._kept[index]
+        if weight is not None:
+            return weight
         block = self.blocks[index]
         if self._converted is not None:
-            return self._converted[block.start : block.stop]
-        weight = self._kept[index]
-        if weight is None:
-            weight = self._source.view(block, self.stored_dtype, out_of_turn=out_of_turn)
-            if block.unit in self._source.residents:
-                self._kept[index] = weight
+            weight = tensor_weight(self._converted[block.start : block.stop])
+        else:
+            weight = self._weight(block, out_of_turn=out_of_turn)
+        if block.unit in self._source.residents or self._converted is not None:
+            self._kept[index] = weight
         try:
-            return self._source.converted(weight)
+            return weight
         finally:
             # not left to the frame, which a traceback would keep, and the lease with it
             del weight
 
     def done(self, index: int) -> None:
         """Say that block ``index`` was used."""
-        if self._kept[index] is None and self._converted is None:
-            self._source.used(self.blocks[index].unit)
+        unit = self.blocks[index].unit
+        if self._kept[index] is None and unit not in self._source.residents:
+            self._source.used(unit)
+
+    def pieces(
+        self, index: int, *, out_of_turn: bool = False
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Wait for block ``index`` and yield its rows as numbers of the arithmetic's dtype.
+
+        Yields (first row, one after the last, numbers); rows are the matrix's. What is yielded may
+        be overwritten by the next.
+        """
+        block = self.blocks[index]
+        if self._converted is not None:
+            yield block.start, block.stop, self._converted[block.start : block.stop]
+        elif not self.is_packed and self.stored_dtype == self._source.compute_dtype:
+            plain = self._source.view(block, self.stored_dtype, out_of_turn=out_of_turn)
+            try:
+                yield block.start, block.stop, plain
+            finally:
+                del plain
+        else:
+            weight = self.take(index, out_of_turn=out_of_turn)
+            try:
+                for start, stop in self._source.scratch_rows(block):
+                    numbers = self._source.scratch(stop - start, *block.shape[1:])
+                    dequantize_rows(weight, numbers, start, stop)
+                    yield block.start + start, block.start + stop, numbers
+            finally:
+                del weight
 
     def whole(self) -> Tensor | None:
-        """Wait for a resident matrix and return it as one tensor.
+        """Wait for a resident matrix of plain numbers and return it as one tensor.
 
         It is of the stored dtype, or of that of the arithmetic where the plan has room for it.
-        Returns None for a matrix that is streamed, or whose blocks do not adjoin in memory.
+        Returns None for a matrix that is packed or streamed, or whose blocks do not adjoin in
+        memory.
         """
-        if self._converted is not None or not self.is_resident:
+        if self._converted is not None or self.is_packed or not self.is_resident:
             return self._converted
         if self._source.converts_for_good(self):
             self._convert()
             return self._converted
-        parts = []
-        for index, block in enumerate(self.blocks):
-            kept = self._kept[index]
-            if kept is None:
-                kept = self._source.view(block, self.stored_dtype)
-                self._kept[index] = kept
-            parts.append(kept)
+        parts = [self._source.view(block, self.stored_dtype) for block in self.blocks]
         return parts[0] if len(parts) == 1 else self._source.joined(parts, self.shape)
 
     def forget(self) -> None:
@@ -108,15 +163,30 @@ class Matrix:
         whole = self.whole()
         if whole is not None:
             return functional.embedding(ids, whole).to(self._source.compute_dtype)
-        out = torch.empty((*ids.shape, self.shape[1]), dtype=self._source.compute_dtype)
-        for index, block in enumerate(self.blocks):
-            wanted = (ids >= block.start) & (ids < block.stop)
-            if wanted.any():
-                kept = self._kept[index]
-                if kept is None:
-                    kept = self._kept[index] = self._source.view(block, self.stored_dtype)
-                out[wanted] = kept[ids[wanted] - block.start].to(out.dtype)
-        return out
+        out = torch.empty((ids.numel(), self.shape[1]), dtype=self._source.compute_dtype)
+        starts = [block.start for block in self.blocks]
+        for number, row in enumerate(ids.reshape(-1).tolist()):
+            index = bisect_right(starts, row) - 1
+            first = row - starts[index]
+            dequantize_rows(self.take(index), out[number : number + 1], first, first + 1)
+        return out.view(*ids.shape, self.shape[1])
+
+    def _weight(self, block: Block, *, out_of_turn: bool) -> _core.Weight:
+        if self._layout is None:
+            numbers = self._source.view(block, self.stored_dtype, out_of_turn=out_of_turn)
+            return tensor_weight(numbers.to(self._source.compute_dtype))
+        parts: dict[str, tuple[object, int]] = {
+            role: (constant, 0) for role, constant in self._constants.items()
+        }
+        for place in block.places:
+            lease, start = self._source.place(place, out_of_turn=out_of_turn)
+            parts[place.role] = (lease, start + place.offset)
+        rows = block.stop - block.start
+        q = parts.pop(Q)
+        try:
+            return _core.Weight(self._layout, rows, block.shape[1], q, **parts)
+        finally:
+            del parts, q  # as in `take`
 
     def _convert(self) -> None:
         whole = torch.empty(self.shape, dtype=self._source.compute_dtype)
@@ -124,6 +194,7 @@ class Matrix:
             whole[block.start : block.stop] = self._source.view(block, self.stored_dtype)
         # first: an interruption below must not lose what can no longer be read
         self._converted = whole
+        self._kept = [None] * len(self.blocks)
         self._source.drop_stored(self)
 
 
@@ -155,11 +226,11 @@ class WeightSource:
         self._unused: dict[int, int] = {}
         self._is_holding = False
         self._offsets = [readahead.offsets(unit.index) for unit in plan.units]
-        self._uses = [len(unit.pieces) for unit in plan.units]
+        self._uses = [len(unit.weights) for unit in plan.units]
         self._stored = list(self._uses)
+        stored = plan.inputs.files.stored
         self._matrices = {
-            name: Matrix(self, name, dtype, tuple(sorted(blocks, key=lambda block: block.start)))
-            for name, (dtype, blocks) in _blocks_by_name(plan).items()
+            name: Matrix(self, stored(name), blocks) for name, blocks in blocks_of(plan).items()
         }
 
     def __contains__(self, name: str) -> bool:
@@ -246,21 +317,27 @@ class WeightSource:
         self.readahead.close()
 
     def view(self, block: Block, dtype: torch.dtype, *, out_of_turn: bool = False) -> Tensor:
-        """Wait for a block's unit and return the block where it lies, in the stored dtype."""
-        unit = block.unit
-        offset = self._offsets[unit][block.part]
-        if unit in self.residents:
-            lease = self.readahead.take(unit)
-        else:
-            held = self._leases.get(unit)
-            if held is None:
-                if out_of_turn or not self._prefetching:
-                    self.readahead.demand((unit,))
-                held = self._leases[unit] = self.readahead.take(unit)
-                self._unused[unit] = self._uses[unit]
-            lease = held
-        flat = torch.frombuffer(lease, dtype=dtype, count=block.numel, offset=offset)
+        """Wait for a block of plain numbers and return it where it lies, in the stored dtype."""
+        (place,) = block.places
+        lease, start = self.place(place, out_of_turn=out_of_turn)
+        flat = torch.frombuffer(
+            lease, dtype=dtype, count=block.numel, offset=start + place.offset
+        )
         return flat.view(block.shape)
+
+    def place(self, place: Place, *, out_of_turn: bool = False) -> tuple[_core.Lease, int]:
+        """Wait for a part's unit and return its lease, and where in it the part begins."""
+        unit = place.unit
+        offset = self._offsets[unit][place.part]
+        if unit in self.residents:
+            return self.readahead.take(unit), offset
+        held = self._leases.get(unit)
+        if held is None:
+            if out_of_turn or not self._prefetching:
+                self.readahead.demand((unit,))
+            held = self._leases[unit] = self.readahead.take(unit)
+            self._unused[unit] = self._uses[unit]
+        return held, offset
 
     def used(self, unit: int) -> None:
         """Count one use of a streamed unit; give it back after the last of this sweep."""
@@ -268,16 +345,19 @@ class WeightSource:
         if self._unused[unit] <= 0 and not self._is_holding:
             self._give_back(unit)
 
-    def converted(self, weight: Tensor) -> Tensor:
-        """Return ``weight`` in the dtype of the arithmetic; the next conversion overwrites it."""
-        if weight.dtype == self.compute_dtype:
-            return weight
-        try:
-            if self._scratch.numel() < weight.numel():
-                self._scratch = torch.empty(weight.numel(), dtype=self.compute_dtype)
-            return self._scratch[: weight.numel()].view(weight.shape).copy_(weight)
-        finally:
-            del weight  # as in `Matrix.take`
+    def scratch_rows(self, block: Block) -> Iterator[tuple[int, int]]:
+        """Yield the rows of a block, from 0, that are converted at a time."""
+        rows = block.stop - block.start
+        step = max(SCRATCH_BYTES // (block.numel // rows * self.compute_dtype.itemsize), 1)
+        for start in range(0, rows, step):
+            yield start, min(start + step, rows)
+
+    def scratch(self, *shape: int) -> Tensor:
+        """Return memory for numbers in the dtype of the arithmetic; the next call overwrites it."""
+        numel = prod(shape)
+        if self._scratch.numel() < numel:
+            self._scratch = torch.empty(numel, dtype=self.compute_dtype)
+        return self._scratch[:numel].view(shape)
 
     def converts_for_good(self, matrix: Matrix) -> bool:
         """Tell whether a resident matrix is converted once, and not whenever it is used.
@@ -286,7 +366,7 @@ class WeightSource:
         few of its rows are used at a time.
         """
         if matrix.stored_dtype == self.compute_dtype or matrix.name == self._table:
-            return False
+            return False  # a packed one says that it is of the arithmetic's dtype
         return self._converts_all or not any(b.unit in self._streamable for b in matrix.blocks)
 
     def drop_stored(self, matrix: Matrix) -> None:
@@ -312,13 +392,38 @@ class WeightSource:
         del self._unused[unit]
 
 
-def _blocks_by_name(plan: MemoryPlan) -> dict[str, tuple[str, list[Block]]]:
-    found: dict[str, tuple[str, list[Block]]] = {}
+def blocks_of(plan: MemoryPlan) -> dict[str, tuple[Block, ...]]:
+    """Return the blocks of each weight of a plan, in order of rows."""
+    found: dict[str, dict[int, list[tuple[Piece, Place]]]] = {}
+    whole: dict[str, list[tuple[Piece, Place]]] = {}
     for unit in plan.units:
         for part, piece in enumerate(unit.pieces):
-            numel = 1
-            for length in piece.shape:
-                numel *= length
-            block = Block(unit.index, part, piece.row_start, piece.row_stop, piece.shape, numel)
-            found.setdefault(piece.name, (piece.dtype, []))[1].append(block)
-    return found
+            entry = (piece, Place(piece.role, unit.index, part, 0))
+            if unit.index in plan.inputs.table.always:
+                whole.setdefault(piece.weight, []).append(entry)
+            else:
+                found.setdefault(piece.weight, {}).setdefault(piece.row_start, []).append(entry)
+    blocks = {}
+    for name in found.keys() | whole.keys():
+        stored = plan.inputs.files.stored(name)
+        always = whole.get(name, [])
+        cut = found.get(name) or {0: []}
+        blocks[name] = tuple(_block(stored, cut[start], always) for start in sorted(cut))
+    return blocks
+
+
+def _block(
+    stored: StoredWeight, own: list[tuple[Piece, Place]], always: list[tuple[Piece, Place]]
+) -> Block:
+    """Return the block whose rows ``own`` holds, with its share of the parts in memory."""
+    piece, place = (own or always)[0]
+    start, stop = piece.row_start, piece.row_stop
+    places = [place for _, place in own]
+    rows_of = {part.role: part.rows for part in stored.parts}
+    for kept, place_of_kept in always:
+        offset = 0
+        if own and rows_of[kept.role]:
+            offset = start // rows_of[kept.role] * (kept.nbytes // kept.shape[0])
+        places.append(place_of_kept._replace(offset=offset))
+    shape = (stop - start, *stored.shape[1:])
+    return Block(place.unit, start, stop, shape, tuple(places))

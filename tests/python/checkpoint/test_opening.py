@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from airllm_rs.checkpoint import cache_directory, open_checkpoint, torch_files
-from airllm_rs.checkpoint.model_files import TensorInfo, read_json
+from airllm_rs.checkpoint.model_files import read_json
+from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, plain
 from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.errors import (
     AirLLMError,
@@ -303,11 +304,11 @@ class Listed:
         self.shapes = dict(shapes)
         self.dtype = dtype
 
-    def names(self) -> list[str]:
+    def weight_names(self) -> list[str]:
         return list(self.shapes)
 
-    def tensor(self, name: str) -> TensorInfo:
-        return TensorInfo(self.dtype, self.shapes[name], 0, 0, 0)
+    def stored(self, name: str) -> StoredWeight:
+        return plain(name, TensorInfo(self.dtype, self.shapes[name], 0, 0, 0))
 
 
 def test_a_checkpoint_is_held_against_its_family() -> None:

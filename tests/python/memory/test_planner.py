@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airllm_rs.checkpoint import TensorInfo
+from airllm_rs.checkpoint import StoredWeight, TensorInfo
+from airllm_rs.checkpoint.stored import plain
 from airllm_rs.config import ModelConfig
 from airllm_rs.errors import BudgetError
 from airllm_rs.families import FAMILIES, family_of, read_config
@@ -21,6 +22,7 @@ from airllm_rs.memory import (
     replan,
     smallest_budget,
 )
+from airllm_rs.memory.demand import SCRATCH_BYTES
 from airllm_rs.memory.report import infeasible_json, to_json
 from airllm_rs.memory.residents import spread
 from airllm_rs.memory.units import rows_per_block, slot_bytes
@@ -36,8 +38,8 @@ class Layout:
 
     places: dict[str, TensorInfo]
 
-    def tensor(self, name: str) -> TensorInfo:
-        return self.places[name]
+    def stored(self, name: str) -> StoredWeight:
+        return plain(name, self.places[name])
 
 
 def layout(config: ModelConfig, dtype: str = "BF16", start: int = 4096) -> Layout:
@@ -104,7 +106,7 @@ def check(found: MemoryPlan, config: ModelConfig, files: Layout) -> None:
     for unit in found.units:
         assert unit.nbytes == slot_bytes(unit.pieces)
         for piece in unit.pieces:
-            info = files.tensor(piece.name)
+            info = files.places[piece.name]
             assert piece.row_start == rows.get(piece.name, 0)
             row_bytes = info.nbytes // info.shape[0]
             assert piece.offset == info.offset + piece.row_start * row_bytes
@@ -317,7 +319,7 @@ def test_weights_are_converted_once_only_if_all_fit_converted() -> None:
     assert plan(config, files, request(20 * GIB, compute_dtype="F32")).resident_dtype == "compute"
     stored = plan(config, files, request(9 * GIB, compute_dtype="F32"))
     assert (stored.fits, stored.resident_dtype) == (True, "stored")
-    assert stored.scratch_bytes >= 8192 * 3072 * 4
+    assert stored.scratch_bytes >= SCRATCH_BYTES
 
 
 def test_a_tied_table_is_the_head_and_is_looked_up_where_it_lies() -> None:

@@ -61,7 +61,9 @@ def test_every_tensor_is_the_checkpoints(mode: str, tiny_checkpoint: Callable[..
         matrix = weights.matrix(name)
         for index, block in enumerate(matrix.blocks):
             readahead.demand([block.unit])
-            assert torch.equal(matrix.take(index), want[block.start : block.stop])
+            for start, stop, numbers in matrix.pieces(index):
+                assert torch.equal(numbers, want[start:stop])
+                del numbers
             matrix.done(index)
             weights.release()
 
@@ -113,12 +115,15 @@ def test_held_units_are_read_once_for_several_chunks(
     assert readahead.taken == [unit]
 
 
-def test_a_failing_product_keeps_no_lease(tiny_checkpoint: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("rows", [1, 33])
+def test_a_failing_product_keeps_no_lease(
+    rows: int, tiny_checkpoint: Callable[..., Path]
+) -> None:
     weights, readahead = source(tiny_checkpoint("llama"), Mode(0, SMALL))
     matrix = weights.matrix(UP)
     readahead.schedule([matrix.blocks[0].unit])
-    with pytest.raises(RuntimeError) as caught:
-        multiply(torch.ones(1, 7), matrix, None)
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        multiply(torch.ones(rows, 7), matrix, None)
     # the traceback is alive, and with it the frames of the product
     assert caught.tb is not None
     weights.release()
@@ -148,8 +153,13 @@ def test_the_strict_ring_refuses_two_units_where_one_fits(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("arithmetic", ["F32", "BF16"])
 @pytest.mark.parametrize("share", [0, 1])
+@pytest.mark.parametrize("rows", [2, 40])
 def test_other_dtypes_are_converted(
-    dtype: torch.dtype, arithmetic: str, share: float, tiny_checkpoint: Callable[..., Path]
+    dtype: torch.dtype,
+    arithmetic: str,
+    share: float,
+    rows: int,
+    tiny_checkpoint: Callable[..., Path],
 ) -> None:
     path = tiny_checkpoint("llama", dtype=dtype)
     weights, readahead = source(path, Mode(share, SMALL), arithmetic=arithmetic)
@@ -159,9 +169,10 @@ def test_other_dtypes_are_converted(
     linear = Linear(64, 96, bias=False)
     linear.attach(matrix, weights.compute_dtype)
     linear.bind(weights.compute_dtype)
-    x = torch.randn(2, 64).to(weights.compute_dtype)
-    want = x @ stored[UP].to(weights.compute_dtype).T
-    torch.testing.assert_close(linear(x), want, atol=1e-5, rtol=1e-2)
+    x = torch.randn(rows, 64).to(weights.compute_dtype)
+    want = (x.double() @ stored[UP].double().T).to(weights.compute_dtype)
+    close = 1e-5 if arithmetic == "F32" else 2e-2
+    torch.testing.assert_close(linear(x), want, atol=close, rtol=1e-2)
     norm = weights.vector("model.norm.weight")
     assert torch.equal(norm, stored["model.norm.weight"].to(weights.compute_dtype))
 
@@ -179,11 +190,12 @@ def test_residents_that_are_given_up_are_streamed(tiny_checkpoint: Callable[...,
         )
         if matrix.is_resident and matrix.blocks[0].unit in plan.order
     )
-    before = kept.take(0).clone()
+    x = torch.randn(2, kept.shape[1])
+    before = multiply(x, kept, None)
     left = tuple(unit for unit in plan.residents if unit != kept.blocks[0].unit)
     given_up = weights.adopt(replace(plan, residents=left))
     assert given_up == {kept.blocks[0].unit}
     assert not kept.is_resident
     readahead.schedule([kept.blocks[0].unit])
-    assert torch.equal(kept.take(0), before)
+    assert torch.equal(multiply(x, kept, None), before)
     assert readahead.taken == [kept.blocks[0].unit]

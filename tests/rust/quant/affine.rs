@@ -4,7 +4,8 @@ use airllm_rs::quant::float::Float;
 use airllm_rs::quant::layout::{Affine, Layout, Zero};
 use airllm_rs::quant::weight::{Parts, Weight};
 
-use super::noise::{FLOATS, Noise, assert_decodes_to};
+use super::noise::{Noise, assert_decodes_to};
+use super::numbers::FLOATS;
 
 fn check(rows: usize, cols: usize, affine: Affine) {
     let mut noise = Noise(0x5851_f42d + (rows * cols) as u64);
@@ -17,7 +18,9 @@ fn check(rows: usize, cols: usize, affine: Affine) {
         Zero::Float(float) => noise.scales(float, rows * groups),
     };
     let index: Vec<u32> = match affine.has_group_index {
-        true => (0..cols).map(|_| (noise.next() % groups as u64) as u32).collect(),
+        true => (0..cols)
+            .map(|_| (noise.next() % groups as u64) as u32)
+            .collect(),
         false => (0..cols).map(|col| (col / affine.group) as u32).collect(),
     };
     let group: Vec<u8> = index.iter().flat_map(|group| group.to_le_bytes()).collect();
@@ -55,8 +58,20 @@ fn check(rows: usize, cols: usize, affine: Affine) {
 
 #[test]
 fn each_tier_decodes_integers_with_zero_points_exactly() {
-    let shapes = [(3, 512, 128), (2, 300, 128), (5, 64, 32), (3, 130, 6), (2, 70, 70), (3, 66, 5)];
-    let zeros = [Zero::Fixed(8), Zero::U8, Zero::Float(Float::F16), Zero::Float(Float::F32)];
+    let shapes = [
+        (3, 512, 128),
+        (2, 300, 128),
+        (5, 64, 32),
+        (3, 130, 6),
+        (2, 70, 70),
+        (3, 66, 5),
+    ];
+    let zeros = [
+        Zero::Fixed(8),
+        Zero::U8,
+        Zero::Float(Float::F16),
+        Zero::Float(Float::F32),
+    ];
     for (rows, cols, group) in shapes {
         for bits in [4, 8] {
             for zero in zeros {

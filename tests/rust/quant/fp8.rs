@@ -17,9 +17,9 @@ fn value(bits: u8, is_e5m2: bool) -> f32 {
         (false, _) if bits & 0x7f == 0x7f => f32::NAN,
         (true, 31) if mantissa == 0.0 => sign * f32::INFINITY,
         // the fields of a binary32
-        (true, 31) => f32::from_bits(
-            u32::from(bits & 0x80) << 24 | 0x7fc0_0000 | u32::from(bits & 3) << 21,
-        ),
+        (true, 31) => {
+            f32::from_bits(u32::from(bits & 0x80) << 24 | 0x7fc0_0000 | u32::from(bits & 3) << 21)
+        }
         (_, 0) => sign * mantissa / steps * 2.0_f32.powi(1 - bias),
         _ => sign * (1.0 + mantissa / steps) * 2.0_f32.powi(exponent - bias),
     }
@@ -43,7 +43,9 @@ fn check(rows: usize, cols: usize, block: (usize, usize), is_e5m2: bool, kind: S
     let (scale, scales): (_, Vec<f32>) = match kind {
         ScaleKind::E8m0 => {
             let bytes: Vec<u8> = noise.bytes(count).iter().map(|byte| byte % 255).collect();
-            let values = bytes.iter().map(|&byte| 2.0_f64.powi(i32::from(byte) - 127) as f32);
+            let values = bytes
+                .iter()
+                .map(|&byte| 2.0_f64.powi(i32::from(byte) - 127) as f32);
             let values = values.collect();
             (bytes, values)
         }

@@ -5,6 +5,8 @@ use airllm_rs::quant::float::Float;
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::Weight;
 
+use super::numbers::{FLOATS, tiers};
+
 pub(super) struct Noise(pub(super) u64);
 
 impl Noise {
@@ -40,8 +42,6 @@ impl Noise {
     }
 }
 
-pub(super) const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::Bf16];
-
 /// All numbers of a weight.
 pub(super) fn numbers(tier: Tier, weight: &Weight<'_>, float: Float) -> Vec<u8> {
     let mut out = vec![0xee; weight.rows * weight.cols * float.nbytes()];
@@ -51,7 +51,7 @@ pub(super) fn numbers(tier: Tier, weight: &Weight<'_>, float: Float) -> Vec<u8> 
 
 /// Check that every tier gives the bits of `expected`, rounded.
 pub(super) fn assert_decodes_to(weight: &Weight<'_>, expected: &[f32], what: &str) {
-    for tier in Tier::ALL.into_iter().filter(|tier| tier.is_available()) {
+    for tier in tiers() {
         for float in FLOATS {
             let found = numbers(tier, weight, float);
             let mut wanted = vec![0; found.len()];
@@ -59,9 +59,8 @@ pub(super) fn assert_decodes_to(weight: &Weight<'_>, expected: &[f32], what: &st
                 float.store(*number, out);
             }
             let size = float.nbytes();
-            let differs = (0..expected.len()).find(|&index| {
-                found[index * size..][..size] != wanted[index * size..][..size]
-            });
+            let differs = (0..expected.len())
+                .find(|&index| found[index * size..][..size] != wanted[index * size..][..size]);
             if let Some(index) = differs {
                 panic!(
                     "{what}, {} to {float:?}: item {index} is {:x?}, not {:x?} of {:?}",

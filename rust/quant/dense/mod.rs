@@ -1,8 +1,19 @@
 //! Weights that are stored as plain numbers.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+pub(crate) mod convert;
+pub(crate) mod dot;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+
 use std::ops::Range;
 
-use crate::quant::dequantize::write_rounded;
+use crate::quant::dense::convert::convert;
 use crate::quant::float::Float;
 use crate::quant::layout::Layout;
 use crate::quant::tier::Tier;
@@ -10,7 +21,7 @@ use crate::quant::weight::Weight;
 
 /// See [`crate::quant::dequantize::write_columns`].
 pub(crate) fn write_columns(
-    _tier: Tier,
+    tier: Tier,
     weight: &Weight<'_>,
     row: usize,
     cols: Range<usize>,
@@ -22,10 +33,5 @@ pub(crate) fn write_columns(
     };
     let start = (row * weight.cols + cols.start) * stored.nbytes();
     let bytes = &weight.parts.q[start..start + cols.len() * stored.nbytes()];
-    if stored == float {
-        out.copy_from_slice(bytes);
-    } else {
-        let numbers = (0..cols.len()).map(|index| stored.load(bytes, index));
-        write_rounded(float, numbers, out);
-    }
+    convert(tier, stored, bytes, float, out);
 }

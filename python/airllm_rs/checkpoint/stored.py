@@ -1,0 +1,85 @@
+"""How a weight is stored: one tensor of plain numbers, or packed in several parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Q = "q"
+"""The part with the numbers, of every layout."""
+
+
+class TensorInfo(NamedTuple):
+    """A tensor of a checkpoint: what it is and where its bytes are."""
+
+    dtype: str
+    """safetensors' code, such as ``BF16``."""
+    shape: tuple[int, ...]
+    file: int
+    """Index into `ModelFiles.files`."""
+    offset: int
+    """From the start of the file."""
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the bytes of a packed weight become numbers, in the words of ``_core.Layout``."""
+
+    kind: str
+    """``lut4``, ``int8``, ``fp8``, ``affine``, ``table8`` or ``ggml``."""
+    options: object
+    name: str = ""
+    """What people call it, such as ``4bit`` or ``Q4_K``."""
+
+    def to_json(self) -> str:
+        """Return the description that ``_core.Layout`` is made of."""
+        return json.dumps({"kind": self.kind, "options": self.options})
+
+
+class StoredPart(NamedTuple):
+    """One tensor of a packed weight."""
+
+    role: str
+    """The keyword of ``_core.Weight`` that takes it."""
+    tensor: str
+    info: TensorInfo
+    rows: int = 1
+    """Rows of the weight behind each step along its first dimension; 0 if all rows need all."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """A weight of a model, and the tensors of the checkpoint that it is stored in."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the weight, whatever its parts look like."""
+    parts: tuple[StoredPart, ...]
+    layout: Layout | None = None
+    """None for plain numbers."""
+    row_step: int = 1
+    """Blocks of its rows begin at multiples of this; 0 if it cannot be cut."""
+    constants: Mapping[str, bytes] = field(default_factory=dict)
+    """Parts that are no tensors of the checkpoint, by role."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all its parts."""
+        return sum(part.info.nbytes for part in self.parts)
+
+    @property
+    def dtype(self) -> str:
+        """safetensors' code, or what people call the layout."""
+        if self.layout is None:
+            return self.parts[0].info.dtype
+        return self.layout.name or self.layout.kind
+
+
+def plain(name: str, info: TensorInfo) -> StoredWeight:
+    """Return the weight that is one tensor of numbers."""
+    return StoredWeight(name, info.shape, (StoredPart(Q, name, info),))
