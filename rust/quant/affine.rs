@@ -84,9 +84,9 @@ impl Row<'_> {
     }
 
     /// Scales and zero points of all groups of the row.
-    fn all_groups(&self) -> (Vec<f32>, Vec<f32>) {
+    fn all_groups(&self) -> Vec<(f32, f32)> {
         let groups = self.cols.div_ceil(self.layout.group);
-        (0..groups).map(|group| self.group(group)).unzip()
+        (0..groups).map(|group| self.group(group)).collect()
     }
 }
 
@@ -162,16 +162,15 @@ impl Columns<'_> {
     fn scattered<S: Simd, O: Out, const N: usize>(self, simd: S) {
         let Range { start, end } = self.cols;
         // scales and zero points are wanted once per column: convert them once per group
-        let (scales, zeros) = self.row.all_groups();
+        let all = self.row.all_groups();
         let q = self.row.q[start * N / 32..end * N / 32].chunks(N);
-        let groups = self.row.groups[4 * start..4 * end].chunks(4 * 32);
+        let groups = &self.row.groups.as_chunks().0[start..end];
+        let groups = groups.chunks(32);
         for ((q, groups), out) in q.zip(groups).zip(self.out.chunks_mut(O::CHUNK)) {
             let mut scale = [0.0; 32];
             let mut zero = [0.0; 32];
-            for index in 0..groups.len() / 4 {
-                let group = u32_at(groups, index) as usize;
-                scale[index] = scales[group];
-                zero[index] = zeros[group];
+            for ((group, scale), zero) in groups.iter().zip(&mut scale).zip(&mut zero) {
+                (*scale, *zero) = all[u32::from_le_bytes(*group) as usize];
             }
             let codes = match N {
                 16 => simd.nibble_pairs(&simd::filled_up(q)),

@@ -201,20 +201,27 @@ pub fn zeros(packer: Packer, packed: &[u8], shape: Shape, out: &mut [u8]) -> Res
     }
     shape.check("packed zero points", packed.len(), [words, shape.cols, 4])?;
     shape.check("unpacked zero points", out.len(), [shape.rows, shape.cols, 1])?;
-    let (mask, add) = ((1_u32 << shape.bits) - 1, u32::from(packer == Packer::Gptq));
-    for (row, out) in out.chunks_exact_mut(shape.cols.max(1)).enumerate() {
-        let (word, place) = (row / per_word, row % per_word);
-        let place = match packer {
-            Packer::Awq => AWQ_COLUMNS[..].iter().position(|&column| column == place),
-            _ => None,
-        }
-        .unwrap_or(place);
-        for (group, out) in out.iter_mut().enumerate() {
+    let (mask, add) = (
+        (1_u32 << shape.bits) - 1,
+        u32::from(packer == Packer::Gptq),
+    );
+    let row_of = |place: usize| match packer {
+        Packer::Awq => AWQ_COLUMNS[place],
+        _ => place,
+    };
+    let bands = out.chunks_mut((per_word * shape.cols).max(1));
+    for (word, out) in bands.enumerate() {
+        for group in 0..shape.cols {
             let word = match packer {
                 Packer::CompressedTensors => u32_at(packed, word * shape.cols + group),
                 _ => u32_at(packed, group * words + word),
             };
-            *out = ((word >> (place * shape.bits)) + add & mask) as u8;
+            for place in 0..per_word {
+                // the last word need not be full
+                if let Some(out) = out.get_mut(row_of(place) * shape.cols + group) {
+                    *out = ((word >> (place * shape.bits)) + add & mask) as u8;
+                }
+            }
         }
     }
     Ok(())

@@ -155,8 +155,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn store_bf16(self, numbers: [__m512; 2], out: &mut [u8; 64]) {
         if BF16 {
-            // the instruction takes subnormals for zeros, and keeps the bits of a NaN
-            const SPECIAL: i32 = 0x01 | 0x20 | 0x80;
             let low = op!(_mm512_fpclass_ps_mask::<SPECIAL>(numbers[0]));
             let high = op!(_mm512_fpclass_ps_mask::<SPECIAL>(numbers[1]));
             if low | high == 0 {
@@ -182,6 +180,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn table_bf16(self, numbers: __m512) -> __m512i {
+        if BF16 && op!(_mm512_fpclass_ps_mask::<SPECIAL>(numbers)) == 0 {
+            let items = op!(_mm512_cvtneps_pbh(numbers));
+            // SAFETY: both are 32 bytes of plain numbers.
+            let items = unsafe { std::mem::transmute::<__m256bh, __m256i>(items) };
+            return op!(_mm512_castsi256_si512(items));
+        }
         let is_nan = op!(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(numbers, numbers));
         let nan = op!(_mm512_set1_epi32(0x7fc0_0000));
         let lanes = op!(_mm512_mask_mov_epi32(self.round(numbers), is_nan, nan));
@@ -205,6 +209,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         ]
     }
 }
+
+/// Subnormals, which the instructions for bfloat16 take for zeros, and NaN, whose bits they keep.
+const SPECIAL: i32 = 0x01 | 0x20 | 0x80;
 
 /// The upper halves of 32-bit lanes of two registers.
 static UPPER: [u16; 32] = {

@@ -8,8 +8,6 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "aarch64")]
-mod neon;
 
 use std::sync::OnceLock;
 
@@ -134,8 +132,6 @@ pub(crate) fn run<K: Kernel>(tier: Tier, float: Float, kernel: K) -> bool {
         return false;
     }
     match tier {
-        #[cfg(target_arch = "aarch64")]
-        Tier::Neon => neon::run(float, kernel),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: this tier is not above the best one, so the processor has its features.
         Tier::Avx2 => unsafe { avx2::run(float, kernel) },
