@@ -21,9 +21,11 @@ mod lut4;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod product;
+pub mod repack;
 mod scale;
 pub mod scheme;
 mod scratch;
+mod simd;
 mod strips;
 mod table8;
 pub mod team;
