@@ -113,11 +113,7 @@ impl Columns<'_> {
 }
 
 #[inline(always)]
-fn numbers<S: Simd, const E5M2: bool>(
-    simd: S,
-    q: &[u8; 32],
-    scale: S::Numbers,
-) -> [S::Numbers; 2] {
+fn numbers<S: Simd, const E5M2: bool>(simd: S, q: &[u8; 32], scale: S::Numbers) -> [S::Numbers; 2] {
     let q = simd.bytes(q);
     let [a, b] = match E5M2 {
         true => simd.e5m2(q),

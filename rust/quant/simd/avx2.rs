@@ -150,7 +150,9 @@ impl Avx2 {
     #[inline(always)]
     fn upper(self, from: __m256i) -> [__m256i; 2] {
         let low = op!(_mm256_cvtepu8_epi16(op!(_mm256_castsi256_si128(from))));
-        let high = op!(_mm256_cvtepu8_epi16(op!(_mm256_extracti128_si256::<1>(from))));
+        let high = op!(_mm256_cvtepu8_epi16(op!(_mm256_extracti128_si256::<1>(
+            from
+        ))));
         [
             op!(_mm256_slli_epi16::<8>(low)),
             op!(_mm256_slli_epi16::<8>(high)),
@@ -165,7 +167,10 @@ impl Avx2 {
         let keep = op!(_mm256_set1_epi16(0xbfff_u16.cast_signed()));
         let bits = op!(_mm256_and_si256(moved, keep));
         let magnitude = op!(_mm256_and_si256(moved, op!(_mm256_set1_epi16(0x3fff))));
-        let is_nan = op!(_mm256_cmpeq_epi16(magnitude, op!(_mm256_set1_epi16(0x3f80))));
+        let is_nan = op!(_mm256_cmpeq_epi16(
+            magnitude,
+            op!(_mm256_set1_epi16(0x3f80))
+        ));
         let nan = op!(_mm256_set1_epi16(0x7e00));
         let bits = op!(_mm256_blendv_epi8(bits, nan, is_nan));
         self.mul(self.halves(bits), self.splat(256.0))
@@ -289,7 +294,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn numbers(self, from: &[f32; 16]) -> Self::Numbers {
         let (low, high) = from.split_at(8);
-        [op!(_mm256_loadu_ps(low.as_ptr())), op!(_mm256_loadu_ps(high.as_ptr()))]
+        [
+            op!(_mm256_loadu_ps(low.as_ptr())),
+            op!(_mm256_loadu_ps(high.as_ptr())),
+        ]
     }
 
     #[inline(always)]
@@ -303,17 +311,26 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn mul(self, a: Self::Numbers, b: Self::Numbers) -> Self::Numbers {
-        [op!(_mm256_mul_ps(a[0], b[0])), op!(_mm256_mul_ps(a[1], b[1]))]
+        [
+            op!(_mm256_mul_ps(a[0], b[0])),
+            op!(_mm256_mul_ps(a[1], b[1])),
+        ]
     }
 
     #[inline(always)]
     fn add(self, a: Self::Numbers, b: Self::Numbers) -> Self::Numbers {
-        [op!(_mm256_add_ps(a[0], b[0])), op!(_mm256_add_ps(a[1], b[1]))]
+        [
+            op!(_mm256_add_ps(a[0], b[0])),
+            op!(_mm256_add_ps(a[1], b[1])),
+        ]
     }
 
     #[inline(always)]
     fn sub(self, a: Self::Numbers, b: Self::Numbers) -> Self::Numbers {
-        [op!(_mm256_sub_ps(a[0], b[0])), op!(_mm256_sub_ps(a[1], b[1]))]
+        [
+            op!(_mm256_sub_ps(a[0], b[0])),
+            op!(_mm256_sub_ps(a[1], b[1])),
+        ]
     }
 
     #[inline(always)]

@@ -75,14 +75,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn signed(self, from: __m256i) -> [__m512; 2] {
         let low = op!(_mm512_cvtepi8_epi32(op!(_mm256_castsi256_si128(from))));
-        let high = op!(_mm512_cvtepi8_epi32(op!(_mm256_extracti128_si256::<1>(from))));
+        let high = op!(_mm512_cvtepi8_epi32(op!(_mm256_extracti128_si256::<1>(
+            from
+        ))));
         [op!(_mm512_cvtepi32_ps(low)), op!(_mm512_cvtepi32_ps(high))]
     }
 
     #[inline(always)]
     fn unsigned(self, from: __m256i) -> [__m512; 2] {
         let low = op!(_mm512_cvtepu8_epi32(op!(_mm256_castsi256_si128(from))));
-        let high = op!(_mm512_cvtepu8_epi32(op!(_mm256_extracti128_si256::<1>(from))));
+        let high = op!(_mm512_cvtepu8_epi32(op!(_mm256_extracti128_si256::<1>(
+            from
+        ))));
         [op!(_mm512_cvtepi32_ps(low)), op!(_mm512_cvtepi32_ps(high))]
     }
 
@@ -93,7 +97,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let keep = op!(_mm512_set1_epi16(0xbfff_u16.cast_signed()));
         let bits = op!(_mm512_and_si512(moved, keep));
         let magnitude = op!(_mm512_and_si512(moved, op!(_mm512_set1_epi16(0x3fff))));
-        let is_nan = op!(_mm512_cmpeq_epi16_mask(magnitude, op!(_mm512_set1_epi16(0x3f80))));
+        let is_nan = op!(_mm512_cmpeq_epi16_mask(
+            magnitude,
+            op!(_mm512_set1_epi16(0x3f80))
+        ));
         let nan = op!(_mm512_set1_epi16(0x7e00));
         let bits = op!(_mm512_mask_mov_epi16(bits, is_nan, nan));
         let scale = self.splat(256.0);
@@ -147,7 +154,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn store_f16(self, numbers: [__m512; 2], out: &mut [u8; 64]) {
-        let low = op!(_mm512_castsi256_si512(op!(_mm512_cvtps_ph::<0>(numbers[0]))));
+        let low = op!(_mm512_castsi256_si512(op!(_mm512_cvtps_ph::<0>(
+            numbers[0]
+        ))));
         let high = op!(_mm512_cvtps_ph::<0>(numbers[1]));
         self.store(op!(_mm512_inserti64x4::<1>(low, high)), out);
     }
@@ -160,7 +169,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             if low | high == 0 {
                 let items = op!(_mm512_cvtne2ps_pbh(numbers[1], numbers[0]));
                 // SAFETY: both are 64 bytes of plain numbers.
-                self.store(unsafe { std::mem::transmute::<__m512bh, __m512i>(items) }, out);
+                self.store(
+                    unsafe { std::mem::transmute::<__m512bh, __m512i>(items) },
+                    out,
+                );
                 return;
             }
         }
@@ -202,7 +214,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn pick(self, from: __m512, index: __m256i) -> [__m512; 2] {
         let low = op!(_mm512_cvtepu8_epi32(op!(_mm256_castsi256_si128(index))));
-        let high = op!(_mm512_cvtepu8_epi32(op!(_mm256_extracti128_si256::<1>(index))));
+        let high = op!(_mm512_cvtepu8_epi32(op!(_mm256_extracti128_si256::<1>(
+            index
+        ))));
         [
             op!(_mm512_permutexvar_ps(low, from)),
             op!(_mm512_permutexvar_ps(high, from)),
