@@ -15,6 +15,7 @@ const TILE_ROWS: usize = 128;
 const TILE_WORDS: usize = 16;
 
 type Tile = [[u32; TILE_WORDS]; TILE_ROWS];
+type Fill<'a> = dyn Fn(usize, usize, &mut Tile, (usize, usize)) + Sync + 'a;
 
 /// Who packed zero points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,11 +155,7 @@ fn exchange<const BY: usize, const LANES: usize>(words: &mut [[u32; LANES]; 8], 
 
 /// Write the words of a result tile by tile: `fill` gets the first row and word, and how many of
 /// them there are.
-fn each_tile(
-    words: usize,
-    out: &mut [u8],
-    fill: &(dyn Fn(usize, usize, &mut Tile, (usize, usize)) + Sync),
-) {
+fn each_tile(words: usize, out: &mut [u8], fill: &Fill<'_>) {
     if words == 0 {
         return;
     }
@@ -220,7 +217,7 @@ pub fn zeros(packer: Packer, packed: &[u8], shape: Shape, out: &mut [u8]) -> Res
             for place in 0..per_word {
                 // the last word need not be full
                 if let Some(out) = out.get_mut(row_of(place) * shape.cols + group) {
-                    *out = ((word >> (place * shape.bits)) + add & mask) as u8;
+                    *out = (((word >> (place * shape.bits)) + add) & mask) as u8;
                 }
             }
         }

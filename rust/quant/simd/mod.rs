@@ -8,6 +8,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod portable;
 
 use std::sync::OnceLock;
 
@@ -127,6 +128,7 @@ pub(crate) fn run<K: Kernel>(tier: Tier, float: Float, kernel: K) -> bool {
         return false;
     }
     match tier {
+        Tier::Neon => portable::run(float, kernel),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: this tier is not above the best one, so the processor has its features.
         Tier::Avx2 => unsafe { avx2::run(float, kernel) },
@@ -231,6 +233,7 @@ fn fixed_mut<const N: usize>(bytes: &mut [u8]) -> &mut [u8; N] {
 }
 
 /// Write 32 numbers as bfloat16, one by one: for NaN, which is rare.
+#[cfg(target_arch = "x86_64")]
 #[cold]
 fn store_bf16_slowly(numbers: [[f32; 16]; 2], out: &mut [u8; 64]) {
     for (number, out) in numbers.as_flattened().iter().zip(out.chunks_exact_mut(2)) {

@@ -4,7 +4,7 @@ use airllm_rs::quant::float::Float;
 use airllm_rs::quant::layout::{Affine, Layout, Zero};
 use airllm_rs::quant::weight::{Parts, Weight};
 
-use super::noise::{Noise, assert_decodes_to};
+use super::noise::{Noise, assert_columns_are_in_place, assert_decodes_to};
 use super::numbers::FLOATS;
 
 fn check(rows: usize, cols: usize, affine: Affine) {
@@ -89,5 +89,47 @@ fn each_tier_decodes_integers_with_zero_points_exactly() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn ranges_of_columns_of_integers_are_in_place() {
+    for (bits, group, has_group_index) in [
+        (4, 128, false),
+        (4, 100, false),
+        (8, 70, false),
+        (4, 128, true),
+        (8, 64, true),
+        (4, 5, false),
+    ] {
+        let (rows, cols) = (3_usize, 2900_usize);
+        let groups = cols.div_ceil(group);
+        let layout = Layout::Affine(Affine {
+            bits,
+            group,
+            scale: Float::F32,
+            zero: Zero::U8,
+            has_group_index,
+        });
+        let mut noise = Noise(9);
+        let (q, zero) = (
+            noise.bytes(rows * cols * bits / 8),
+            noise.bytes(rows * groups),
+        );
+        let scale: Vec<u8> = (0..rows * groups)
+            .flat_map(|index| (1.0 + index as f32).to_le_bytes())
+            .collect();
+        let index: Vec<u8> = (0..cols)
+            .flat_map(|col| ((col * 7 % groups) as u32).to_le_bytes())
+            .collect();
+        let parts = Parts {
+            q: &q,
+            scale: &scale,
+            zero: &zero,
+            group: if has_group_index { &index } else { &[] },
+            ..Parts::default()
+        };
+        let weight = Weight::new(&layout, rows, cols, parts).unwrap();
+        assert_columns_are_in_place(&weight, "affine");
     }
 }

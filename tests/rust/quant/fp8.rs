@@ -4,7 +4,7 @@ use airllm_rs::quant::float::Float;
 use airllm_rs::quant::layout::{Fp8, Layout, ScaleKind};
 use airllm_rs::quant::weight::{Parts, Weight};
 
-use super::noise::{Noise, assert_decodes_to};
+use super::noise::{Noise, assert_columns_are_in_place, assert_decodes_to};
 
 /// The value of the fields of a small float.
 fn value(bits: u8, is_e5m2: bool) -> f32 {
@@ -100,5 +100,31 @@ fn each_tier_decodes_eight_bit_floats_exactly() {
                 check(rows, cols, block, is_e5m2, kind);
             }
         }
+    }
+}
+
+#[test]
+fn ranges_of_columns_of_eight_bit_floats_are_in_place() {
+    for (block_cols, cols) in [(128, 2900), (2500, 4999)] {
+        let layout = Layout::Fp8(Fp8 {
+            is_e5m2: false,
+            block_rows: 2,
+            block_cols,
+            scale: ScaleKind::F32,
+        });
+        let mut q = Noise(7).bytes(3 * cols);
+        for q in &mut q {
+            *q &= 0xbf; // no NaN
+        }
+        let scale: Vec<u8> = (0..2 * cols.div_ceil(block_cols))
+            .flat_map(|index| (1.0 + index as f32).to_le_bytes())
+            .collect();
+        let parts = Parts {
+            q: &q,
+            scale: &scale,
+            ..Parts::default()
+        };
+        let weight = Weight::new(&layout, 3, cols, parts).unwrap();
+        assert_columns_are_in_place(&weight, "fp8");
     }
 }

@@ -6,7 +6,7 @@ use airllm_rs::quant::layout::{GgmlType, Layout};
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::{Parts, Weight};
 
-use super::noise::{Noise, assert_decodes_to, numbers};
+use super::noise::{Noise, assert_columns_are_in_place, assert_decodes_to, numbers};
 
 /// Where the binary16 of a block lie.
 fn halves(kind: GgmlType) -> &'static [usize] {
@@ -48,5 +48,28 @@ fn each_tier_decodes_blocks_to_the_same_bits() {
                 .collect();
             assert_decodes_to(&weight, &expected, kind.name());
         }
+    }
+}
+
+#[test]
+fn ranges_of_columns_of_blocks_are_in_place() {
+    for kind in GgmlType::ALL {
+        let (rows, cols) = (2, 2048 + 512);
+        let mut q = Noise(11).bytes(rows * cols / kind.block() * kind.block_bytes());
+        for block in q.chunks_exact_mut(kind.block_bytes()) {
+            for &at in halves(kind) {
+                block[at + 1] &= 0x3f; // finite
+            }
+            if kind == GgmlType::MXFP4 {
+                block[0] &= 0x7f;
+            }
+        }
+        let layout = Layout::Ggml(kind);
+        let parts = Parts {
+            q: &q,
+            ..Parts::default()
+        };
+        let weight = Weight::new(&layout, rows, cols, parts).unwrap();
+        assert_columns_are_in_place(&weight, kind.name());
     }
 }

@@ -2,10 +2,17 @@
 
 use airllm_rs::quant::dequantize::dequantize;
 use airllm_rs::quant::float::Float;
+use airllm_rs::quant::product::{Activations, MOST_ROWS, Product, products};
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::Weight;
 
-use super::numbers::{FLOATS, tiers};
+use super::numbers::FLOATS;
+
+/// The tiers of this processor, and the loops that AArch64 runs: these run here too.
+fn tiers() -> impl Iterator<Item = Tier> {
+    let is_here = |tier: &Tier| *tier == Tier::Neon || tier.is_available();
+    Tier::ALL.into_iter().filter(is_here)
+}
 
 pub(super) struct Noise(pub(super) u64);
 
@@ -69,6 +76,45 @@ pub(super) fn assert_decodes_to(weight: &Weight<'_>, expected: &[f32], what: &st
                     &wanted[index * size..][..size],
                     expected[index],
                 );
+            }
+        }
+    }
+}
+
+/// Check that products, which decode columns a range at a time, find each number in its column.
+///
+/// The numbers have to be finite.
+pub(super) fn assert_columns_are_in_place(weight: &Weight<'_>, what: &str) {
+    let expected = numbers(Tier::Scalar, weight, Float::F32);
+    for tier in Tier::ALL.into_iter().filter(|tier| tier.is_available()) {
+        // ranges begin at multiples of 256 and end at others: look on both sides of these
+        for first in [0, 240, 1008, 2032, weight.cols - MOST_ROWS] {
+            let rows = MOST_ROWS;
+            let mut x = vec![0_u8; rows * weight.cols * 4];
+            for row in 0..rows {
+                x[(row * weight.cols + first + row) * 4..][..4]
+                    .copy_from_slice(&1_f32.to_le_bytes());
+            }
+            let mut out = vec![0; rows * weight.rows * 4];
+            let x = Activations {
+                float: Float::F32,
+                rows,
+                cols: weight.cols,
+                bytes: &x,
+            };
+            let product = Product {
+                weight: *weight,
+                bias: None,
+                out: &mut out,
+                stride: weight.rows,
+            };
+            products(tier, x, &mut [product]).unwrap();
+            for row in 0..weight.rows {
+                for col in first..first + rows {
+                    let found = Float::F32.load(&out, (col - first) * weight.rows + row);
+                    let wanted = Float::F32.load(&expected, row * weight.cols + col);
+                    assert_eq!(found, wanted, "{what}, {}, ({row}, {col})", tier.name());
+                }
             }
         }
     }
