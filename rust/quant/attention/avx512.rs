@@ -74,8 +74,9 @@ pub(super) fn cap(scores: &mut [[f32; 16]], most: f32) {
         let e = exp(_mm512_mul_ps(magnitude, splat(-2.0)));
         let tanh = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
         let tanh = _mm512_or_ps(tanh, _mm512_and_ps(sign, numbers));
+        let capped = _mm512_mul_ps(tanh, splat(most));
         // SAFETY: as above.
-        unsafe { store::<F32>(scores.as_mut_ptr().cast(), _mm512_mul_ps(tanh, splat(most))) };
+        unsafe { store::<F32>(scores.as_mut_ptr().cast(), capped) };
     }
 }
 
