@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from airllm_rs.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from airllm_rs import _core
@@ -59,11 +59,15 @@ class ModelFiles:
     @property
     def main_dtype(self) -> str:
         """The dtype that most bytes of weights have."""
-        totals: dict[str, int] = {}
-        for name in self.names():
-            info = self.tensor(name)
-            totals[info.dtype] = totals.get(info.dtype, 0) + info.nbytes
-        return max(totals, key=lambda dtype: totals[dtype], default="F32")
+        return main_dtype(self.tensor(name) for name in self.names())
+
+
+def main_dtype(tensors: Iterable[TensorInfo]) -> str:
+    """Return the dtype that most bytes of ``tensors`` have."""
+    totals: dict[str, int] = {}
+    for info in tensors:
+        totals[info.dtype] = totals.get(info.dtype, 0) + info.nbytes
+    return max(totals, key=lambda dtype: totals[dtype], default="F32")
 
 
 def read_json(path: Path, missing: str | None = None) -> dict[str, object]:
