@@ -24,6 +24,8 @@ pub struct Usage {
     pub resident: u64,
     /// Bytes of those that are huge pages.
     pub huge: u64,
+    /// Bytes of those that are locked: never swapped out.
+    pub locked: u64,
 }
 
 /// Zeroed anonymous memory, aligned to 2 MiB, in huge pages where the kernel has them. Takes no
@@ -87,8 +89,20 @@ impl Arena {
         self.nbytes
     }
 
+    /// Keep pages in memory once they were touched, until they are discarded. Nothing is touched
+    /// for it, but all of the arena counts against the limit of locked memory.
+    ///
+    /// # Errors
+    /// `NotLocked` where the system refuses.
+    pub fn lock(&self) -> Result<(), Error> {
+        platform::lock(self.start, self.nbytes).map_err(|source| Error::NotLocked {
+            nbytes: self.nbytes,
+            source,
+        })
+    }
+
     /// Give the whole pages within a range back to the kernel: they read as zeros afterwards and
-    /// take no memory until they are touched again. Memory that somebody has locked stays.
+    /// take no memory until they are touched again.
     ///
     /// # Panics
     /// If the range is not within the arena.
@@ -133,10 +147,14 @@ impl Drop for Arena {
 mod platform {
     use std::ffi::c_void;
     use std::fs::File;
+    use std::io;
     use std::io::{BufRead, BufReader};
     use std::ptr::{self, NonNull};
 
-    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    use rustix::mm::{
+        Advice, MapFlags, MlockFlags, ProtFlags, madvise, mlock_with, mmap_anonymous, munlock,
+        munmap,
+    };
 
     use crate::arena::HUGE_PAGE;
     use crate::arena::Pages;
@@ -179,10 +197,19 @@ mod platform {
         NonNull::new(start.cast())
     }
 
+    pub(super) fn lock(start: NonNull<u8>, nbytes: usize) -> io::Result<()> {
+        // SAFETY: a mapping made by `map`; locking changes no byte of it.
+        unsafe { mlock_with(start.as_ptr().cast(), nbytes, MlockFlags::ONFAULT) }?;
+        Ok(())
+    }
+
     /// # Safety
     /// Whole pages of a mapping made by `map`.
     pub(super) unsafe fn discard(start: NonNull<u8>, nbytes: usize) {
-        // SAFETY: the caller's promise. Refused for locked pages only, which then stay.
+        // Locked pages would stay.
+        // SAFETY: the caller's promise; unlocking changes no byte.
+        let _ = unsafe { munlock(start.as_ptr().cast(), nbytes) };
+        // SAFETY: the caller's promise.
         let _ = unsafe { madvise(start.as_ptr().cast(), nbytes, Advice::LinuxDontNeed) };
     }
 
@@ -212,6 +239,8 @@ mod platform {
                 usage.resident += bytes(rest);
             } else if is_inside && let Some(rest) = line.strip_prefix("AnonHugePages:") {
                 usage.huge += bytes(rest);
+            } else if is_inside && let Some(rest) = line.strip_prefix("Locked:") {
+                usage.locked += bytes(rest);
             }
         }
         usage
@@ -229,6 +258,7 @@ mod platform {
 #[cfg(not(target_os = "linux"))]
 mod platform {
     use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::io;
     use std::ptr::NonNull;
 
     use crate::arena::HUGE_PAGE;
@@ -246,6 +276,10 @@ mod platform {
     pub(super) fn map(nbytes: usize, _pages: Pages) -> Option<NonNull<u8>> {
         // SAFETY: at least one page.
         NonNull::new(unsafe { alloc_zeroed(layout(nbytes)?) })
+    }
+
+    pub(super) fn lock(_start: NonNull<u8>, _nbytes: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// # Safety

@@ -249,6 +249,14 @@ pub enum Error {
         /// Bytes asked for.
         needed: u64,
     },
+    /// Memory cannot be kept from being swapped out.
+    #[error("{nbytes} bytes of weights are not locked in memory: {source}")]
+    NotLocked {
+        /// How many.
+        nbytes: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// An extent that ends beyond what can be counted.
     #[error("{nbytes} bytes at offset {offset} of file {file} end beyond what can be addressed")]
     ExtentTooLarge {

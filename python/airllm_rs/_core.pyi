@@ -117,6 +117,7 @@ class _Stats(_Device):
     arena_bytes: int
     arena_resident_bytes: int
     huge_page_bytes: int
+    locked_bytes: int
     resident_bytes_loaded: int
     trace_dropped: int
     devices: list[_Device]
@@ -146,6 +147,7 @@ class Readahead:
         silence_s: float = 10.0,
         throttle_gbps: float | None = None,
         latency_us: int = 0,
+        mlock: bool = False,
     ) -> Self:
         """Open the files and start loading ``residents``, in the order given.
 
@@ -167,6 +169,8 @@ class Readahead:
             silence_s: A device that answers nothing for so many seconds is named in the log.
             throttle_gbps: Pretend to a disk of so many 10^9 bytes a second.
             latency_us: Pretend that every read takes so long at least.
+            mlock: Lock the memory, so that weights are never swapped out; where the system refuses,
+                a line in the log says so.
 
         Raises:
             ValueError: for a unit, resident or engine that does not exist, or an option that
@@ -214,6 +218,8 @@ class Readahead:
         ``busy_ns`` is time with a read in flight, ``stall_ns`` time that `take` waited, and
         ``ring_full_ns`` time with nothing in flight although the schedule had more: then the
         consumer is the limit. ``waits`` of ``takes`` had to wait; ``units`` were streamed.
+
+        ``huge_page_bytes`` and ``locked_bytes`` of the arena are as the kernel counts them.
 
         ``devices`` has an entry per disk, in the order in which the files name them first:
         ``request_bytes`` and ``queue_depth`` are the best found so far, ``is_tuned`` says that they
@@ -269,7 +275,18 @@ class Lease:
 
 @final
 class Arena:
-    """All memory of a readahead, in huge pages where the kernel has them."""
+    """Memory in huge pages where the kernel has them; a readahead has all of its weights in one."""
+
+    def __new__(cls, nbytes: int) -> Self:
+        """Return zeroed memory, which takes none before it is touched.
+
+        Raises:
+            AirLLMError: if there is no such amount of address space.
+        """
+
+    @property
+    def huge_page_bytes(self) -> int:
+        """How many of the bytes touched are in huge pages."""
 
     @property
     def nbytes(self) -> int:

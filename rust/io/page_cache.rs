@@ -186,9 +186,11 @@ mod platform {
     use std::fs::File;
     use std::io::IoSliceMut;
     use std::os::fd::AsRawFd as _;
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    use std::ptr;
 
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
     // The same number on every architecture; libc does not carry it for all of them.
     const SYS_CACHESTAT: libc::c_long = 451;
@@ -210,14 +212,17 @@ mod platform {
     }
 
     // The pages of its files are those of another file system: cachestat counts none, nor does it
-    // know RWF_NOWAIT. Nothing is told then.
+    // know RWF_NOWAIT. A mapping is one of the file below, and mincore knows its pages.
     const OVERLAYFS_MAGIC: u32 = 0x794c_7630;
+
+    fn is_overlay(file: &File) -> rustix::io::Result<bool> {
+        Ok(rustix::fs::fstatfs(file)?.f_type as u32 == OVERLAYFS_MAGIC)
+    }
 
     /// Pages of a range that are cached; none before Linux 6.5, or if the file is somebody else's.
     pub(super) fn count(file: &File, offset: u64, nbytes: u64) -> Option<u64> {
-        let system = rustix::fs::fstatfs(file).ok()?;
-        if system.f_type as u32 == OVERLAYFS_MAGIC {
-            return None;
+        if is_overlay(file).ok()? {
+            return count_mapped(file, offset, nbytes);
         }
         let range = Range { offset, nbytes };
         let mut found = Found::default();
@@ -225,6 +230,26 @@ mod platform {
         let status =
             unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &range, &mut found, 0) };
         (status == 0).then_some(found.cached)
+    }
+
+    // None if the file is somebody else's: mincore says of those that all is there.
+    fn count_mapped(file: &File, offset: u64, nbytes: u64) -> Option<u64> {
+        if file.metadata().ok()?.uid() != rustix::process::geteuid().as_raw() {
+            return None;
+        }
+        let page = super::page_nbytes();
+        let begin = offset / page * page;
+        let length = usize::try_from(offset + nbytes - begin).ok()?;
+        let mut pages = vec![0_u8; length.div_ceil(usize::try_from(page).ok()?)];
+        let (access, kind) = (ProtFlags::READ, MapFlags::SHARED);
+        // SAFETY: a new mapping, which nobody looks into.
+        let start = unsafe { mmap(ptr::null_mut(), length, access, kind, file, begin) }.ok()?;
+        // SAFETY: the mapping just made, and a byte for each of its pages.
+        let status = unsafe { libc::mincore(start, length, pages.as_mut_ptr()) };
+        // SAFETY: the mapping made above.
+        let unmapped = unsafe { munmap(start, length) };
+        let is_told = status == 0 && unmapped.is_ok();
+        is_told.then(|| pages.iter().map(|page| u64::from(page & 1)).sum())
     }
 
     pub(super) fn is_cached(file: &File, offset: u64) -> Option<bool> {
@@ -249,8 +274,22 @@ mod platform {
 
     /// How many of the bytes come from the page cache at once.
     pub(super) fn read_cached(file: &File, into: &mut [u8], offset: u64) -> usize {
-        let into = &mut [IoSliceMut::new(into)];
-        preadv2(file, into, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
+        let nbytes = into.len() as u64;
+        match preadv2(
+            file,
+            &mut [IoSliceMut::new(into)],
+            offset,
+            ReadWriteFlags::NOWAIT,
+        ) {
+            Ok(nbytes) => nbytes,
+            // What is cleared between the two calls is read all the same.
+            Err(Errno::OPNOTSUPP)
+                if count(file, offset, nbytes) == Some(super::pages_of(offset, nbytes)) =>
+            {
+                file.read_at(into, offset).unwrap_or(0)
+            }
+            Err(_) => 0,
+        }
     }
 
     pub(super) fn is_same(one: &File, other: &File) -> bool {

@@ -1,4 +1,6 @@
 //! Threads that each read one request at a time: the body of `direct`, `buffered` and `mmap`.
+//!
+//! A device has threads of its own, so that one that does not answer keeps no other waiting.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,8 +14,10 @@ use crate::io::source::Source;
 use crate::io::{Completion, IoEngine, PAGE_CACHE, ReadRequest, Waker, blocking, check_request};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-// More threads gain nothing at reads of megabytes.
-const MAX_THREADS: usize = 8;
+// More threads for one device gain nothing at reads of megabytes.
+const THREADS_PER_DEVICE: usize = 8;
+// Of all devices together; past so many devices they share.
+const MAX_THREADS: usize = 32;
 
 enum Event {
     Done(Completion),
@@ -26,12 +30,19 @@ pub(crate) struct Pool {
     name: &'static str,
     alignment: usize,
     sources: Arc<Vec<Source>>,
+    // The lane of each source.
+    lanes_of: Vec<usize>,
     in_flight: usize,
+    lanes: Vec<Lane>,
+    events: Receiver<Event>,
+    waker: Arc<PoolWaker>,
+}
+
+// The threads of a device.
+struct Lane {
     requests: Option<Sender<ReadRequest>>,
     // Of requests that no thread has begun: emptied on drop.
     queued: Receiver<ReadRequest>,
-    events: Receiver<Event>,
-    waker: Arc<PoolWaker>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -57,7 +68,6 @@ impl Pool {
         sources: Vec<Source>,
         queue_depth: usize,
     ) -> Result<Self, Error> {
-        let (requests, queued) = unbounded();
         let (ended, events) = unbounded();
         let alignment = sources
             .iter()
@@ -68,30 +78,27 @@ impl Pool {
             is_set: AtomicBool::new(false),
             events: ended.clone(),
         };
+        let lanes_of = lanes_of(sources.iter().map(Source::device));
         let sources = Arc::new(sources);
-        let mut pool = Self {
+        let reader = Arc::clone(&sources);
+        let read: Arc<Read> = Arc::new(move |request: ReadRequest| {
+            // SAFETY: whoever submitted promised the memory until the completion, which comes after.
+            unsafe { blocking::read(&reader[request.file as usize], request) }
+        });
+        let devices = lanes_of.iter().max().map_or(1, |&last| last + 1);
+        let lanes = (0..devices)
+            .map(|lane| Lane::new(lane, threads_of_each(devices, queue_depth), &read, &ended))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
             name,
             alignment,
-            sources: Arc::clone(&sources),
+            sources,
+            lanes_of,
             in_flight: 0,
-            requests: Some(requests),
-            queued,
+            lanes,
             events,
             waker: Arc::new(waker),
-            threads: Vec::new(),
-        };
-        for number in 0..queue_depth.min(MAX_THREADS) {
-            let (sources, queued, ended) =
-                (Arc::clone(&sources), pool.queued.clone(), ended.clone());
-            let thread = Builder::new()
-                .name(format!("airllm-read-{number}"))
-                .spawn(move || serve(&sources, &queued, &ended))
-                .map_err(|error| Error::EngineFailed {
-                    reason: format!("no thread: {error}"),
-                })?;
-            pool.threads.push(thread);
-        }
-        Ok(pool)
+        })
     }
 
     fn take(&mut self, event: Event, done: &mut Vec<Completion>) -> Result<(), Error> {
@@ -110,12 +117,75 @@ impl Pool {
     }
 }
 
-fn serve(sources: &[Source], queued: &Receiver<ReadRequest>, ended: &Sender<Event>) {
+type Read = dyn Fn(ReadRequest) -> Result<usize, Error> + Send + Sync;
+
+// Number devices from 0 in the order in which the sources name them; those past the last lane share.
+fn lanes_of(devices: impl Iterator<Item = u64>) -> Vec<usize> {
+    let mut known = Vec::new();
+    devices
+        .map(|device| {
+            let found = known.iter().position(|&other| other == device);
+            found.unwrap_or_else(|| {
+                known.push(device);
+                known.len() - 1
+            }) % MAX_THREADS
+        })
+        .collect()
+}
+
+// The depth is that of all devices together.
+fn threads_of_each(devices: usize, queue_depth: usize) -> usize {
+    let most = THREADS_PER_DEVICE.min(MAX_THREADS / devices);
+    queue_depth.div_ceil(devices).clamp(1, most)
+}
+
+impl Lane {
+    fn new(
+        lane: usize,
+        threads: usize,
+        read: &Arc<Read>,
+        ended: &Sender<Event>,
+    ) -> Result<Self, Error> {
+        let (requests, queued) = unbounded();
+        let mut made = Self {
+            requests: Some(requests),
+            queued,
+            threads: Vec::new(),
+        };
+        for number in 0..threads {
+            let (read, queued, ended) = (Arc::clone(read), made.queued.clone(), ended.clone());
+            let thread = Builder::new()
+                .name(format!("airllm-read-{lane}-{number}"))
+                .spawn(move || serve(&*read, &queued, &ended))
+                .map_err(|error| Error::EngineFailed {
+                    reason: format!("no thread: {error}"),
+                })?;
+            made.threads.push(thread);
+        }
+        Ok(made)
+    }
+
+    fn submit(&self, request: ReadRequest) -> Result<(), Error> {
+        let requests = self.requests.as_ref().expect("taken on drop only");
+        requests.send(request).map_err(|_| Error::WorkerPanicked)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // The threads end with the channel; what none of them has begun is forgotten.
+        self.requests = None;
+        while self.queued.try_recv().is_ok() {}
+        for thread in self.threads.drain(..) {
+            // They catch their own panics.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(read: &Read, queued: &Receiver<ReadRequest>, ended: &Sender<Event>) {
     while let Ok(request) = queued.recv() {
-        let read = AssertUnwindSafe(|| {
-            // SAFETY: whoever submitted promised the memory until the completion, which comes after.
-            unsafe { blocking::read(&sources[request.file as usize], request) }
-        });
+        let read = AssertUnwindSafe(|| read(request));
         let event = match catch_unwind(read) {
             Ok(result) => Event::Done(Completion {
                 token: request.token,
@@ -140,8 +210,7 @@ impl IoEngine for Pool {
 
     fn submit(&mut self, request: ReadRequest) -> Result<(), Error> {
         check_request(&request, self.alignment, self.sources.len())?;
-        let requests = self.requests.as_ref().expect("taken on drop only");
-        requests.send(request).map_err(|_| Error::WorkerPanicked)?;
+        self.lanes[self.lanes_of[request.file as usize]].submit(request)?;
         self.in_flight += 1;
         Ok(())
     }
@@ -181,12 +250,78 @@ impl IoEngine for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // The threads end with the channel; what none of them has begun is forgotten.
-        self.requests = None;
-        while self.queued.try_recv().is_ok() {}
-        for thread in self.threads.drain(..) {
-            // They catch their own panics.
-            let _ = thread.join();
+        // What no thread has begun is forgotten everywhere before any of them is waited for.
+        for lane in &mut self.lanes {
+            lane.requests = None;
+            while lane.queued.try_recv().is_ok() {}
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use crossbeam_channel::unbounded;
+
+    use crate::io::pool::{Event, Lane, MAX_THREADS, Read, lanes_of, threads_of_each};
+    use crate::io::{Buffer, ReadRequest};
+
+    fn request(token: u64, file: u32) -> ReadRequest {
+        let buffer = Buffer {
+            ptr: std::ptr::null_mut(),
+            nbytes: 0,
+        };
+        ReadRequest {
+            token,
+            file,
+            offset: 0,
+            buffer,
+            needed: 0,
+        }
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_keeps_no_other_waiting() {
+        let lanes_of = lanes_of([7, 9].into_iter());
+        let gate = Arc::new(Mutex::new(()));
+        let closed = gate.lock().unwrap();
+        let stalls = Arc::clone(&gate);
+        let read: Arc<Read> = Arc::new(move |request: ReadRequest| {
+            if request.file == 0 {
+                drop(stalls.lock());
+            }
+            Ok(0)
+        });
+        let (ended, events) = unbounded();
+        let lanes: Vec<Lane> = (0..2)
+            .map(|lane| Lane::new(lane, threads_of_each(2, 8), &read, &ended).unwrap())
+            .collect();
+        let submit = |token, file: u32| lanes[lanes_of[file as usize]].submit(request(token, file));
+        // More than there are threads in all.
+        (0..40).for_each(|token| submit(token, 0).unwrap());
+        (40..60).for_each(|token| submit(token, 1).unwrap());
+        let mut tokens: Vec<u64> = (0..20)
+            .map(|_| match events.recv().unwrap() {
+                Event::Done(completion) => completion.token,
+                _ => panic!("nothing else happens"),
+            })
+            .collect();
+        tokens.sort_unstable();
+        assert_eq!(tokens, (40..60).collect::<Vec<_>>());
+        drop(closed);
+    }
+
+    #[test]
+    fn threads_are_bounded_however_many_devices_there_are() {
+        assert_eq!(lanes_of([5, 5, 3, 5].into_iter()), [0, 0, 1, 0]);
+        assert_eq!(threads_of_each(1, 4), 4);
+        assert_eq!(threads_of_each(1, 64), 8);
+        assert_eq!(threads_of_each(2, 64), 8);
+        for count in [1, 3, 32, 100] {
+            let devices = lanes_of(0..count).into_iter().max().unwrap() + 1;
+            assert!(devices * threads_of_each(devices, 4096) <= MAX_THREADS);
         }
     }
 }

@@ -48,6 +48,20 @@ impl Source {
         }
     }
 
+    /// The device that the file lies on: equal numbers, equal devices.
+    #[cfg(unix)]
+    pub(crate) fn device(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+
+        self.file.metadata().map_or(0, |about| about.dev())
+    }
+
+    /// Not built here: all on one.
+    #[cfg(not(unix))]
+    pub(crate) fn device(&self) -> u64 {
+        0
+    }
+
     /// Look whether the file is in the page cache; it is then read from there.
     pub(crate) fn look(&mut self) {
         self.hot = Hot::open(&self.path, &self.file);

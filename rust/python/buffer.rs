@@ -8,6 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::arena::Arena;
+use crate::python::errors::raise;
 use crate::readahead::Lease;
 
 /// The bytes of a unit; the slot goes back to the ring when this object is dropped.
@@ -60,7 +61,7 @@ impl PyLease {
     }
 }
 
-/// All memory of a readahead: the residents, then the ring.
+/// Memory in huge pages; of a readahead: the residents, then the ring.
 #[pyclass(frozen, module = "airllm_rs._core", name = "Arena")]
 pub(crate) struct PyArena {
     inner: Arc<Arena>,
@@ -74,6 +75,16 @@ impl From<Arc<Arena>> for PyArena {
 
 #[pymethods]
 impl PyArena {
+    #[new]
+    fn new(nbytes: usize) -> PyResult<Self> {
+        Ok(Arc::new(Arena::new(nbytes).map_err(raise)?).into())
+    }
+
+    #[getter]
+    fn huge_page_bytes(&self, py: Python<'_>) -> u64 {
+        py.detach(|| self.inner.usage().huge)
+    }
+
     #[getter]
     fn nbytes(&self) -> usize {
         self.inner.nbytes()

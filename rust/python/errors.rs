@@ -96,6 +96,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::EngineFailed { .. }
         | Error::BadRequest { .. }
         | Error::ShortCompletion { .. }
+        | Error::NotLocked { .. }
         | Error::ArenaTooLarge { .. } => AirLLMError::new_err(message),
     }
 }

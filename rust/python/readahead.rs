@@ -43,7 +43,7 @@ impl PyReadahead {
     #[pyo3(signature = (
         files, units, *, names = Vec::new(), residents = Vec::new(), ring_bytes, engine = "auto",
         request_bytes = 8 << 20, queue_depth = 8, tune = true, expected_gbps = None, trace = false,
-        silence_s = 10.0, throttle_gbps = None, latency_us = 0
+        silence_s = 10.0, throttle_gbps = None, latency_us = 0, mlock = false
     ))]
     #[expect(
         clippy::too_many_arguments,
@@ -65,6 +65,7 @@ impl PyReadahead {
         silence_s: f64,
         throttle_gbps: Option<f64>,
         latency_us: u64,
+        mlock: bool,
     ) -> PyResult<Self> {
         if !names.is_empty() && names.len() != units.len() {
             let message = format!("{} names for {} units", names.len(), units.len());
@@ -88,6 +89,7 @@ impl PyReadahead {
             tune,
             expected_gbps,
             trace,
+            mlock,
         };
         let choice = engine.parse().map_err(raise)?;
         let io = IoOptions {
@@ -103,9 +105,15 @@ impl PyReadahead {
         };
         let refusals = Arc::default();
         let opener = opener(files.clone(), choice, io, Arc::clone(&refusals));
-        let inner = py.detach(|| Readahead::new(units, &residents, options, opener));
+        let inner = py
+            .detach(|| Readahead::new(units, &residents, options, opener))
+            .map_err(raise)?;
+        if let Some(error) = inner.unlocked() {
+            let message = "%s; raise the limit (ulimit -l, LimitMEMLOCK=) or leave mlock out";
+            logger(py)?.call_method1("warning", (message, error.to_string()))?;
+        }
         Ok(Self {
-            inner: inner.map_err(raise)?,
+            inner,
             files,
             silence,
             refusals,
@@ -174,6 +182,7 @@ impl PyReadahead {
         table.set_item("arena_bytes", self.inner.arena().nbytes())?;
         table.set_item("arena_resident_bytes", usage.resident)?;
         table.set_item("huge_page_bytes", usage.huge)?;
+        table.set_item("locked_bytes", usage.locked)?;
         table.set_item("resident_bytes_loaded", stats.resident_bytes_loaded)?;
         table.set_item("trace_dropped", stats.trace_dropped)?;
         set_device(&table, &stats.main_device())?;
@@ -251,11 +260,14 @@ impl PyReadahead {
             .get(file as usize)
             .map(|path| path.display().to_string());
         let message = "no read has ended for %d s; waiting for %s";
-        py.import("logging")?
-            .call_method1("getLogger", ("airllm_rs.readahead",))?
-            .call_method1("warning", (message, lasted.as_secs(), path))?;
+        logger(py)?.call_method1("warning", (message, lasted.as_secs(), path))?;
         Ok(())
     }
+}
+
+fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("logging")?
+        .call_method1("getLogger", ("airllm_rs.readahead",))
 }
 
 impl Drop for PyReadahead {

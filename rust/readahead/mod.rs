@@ -71,6 +71,8 @@ pub struct Readahead {
     opener: Box<Opener>,
     engine_name: &'static str,
     alignment: usize,
+    // Why memory is not locked although it should be.
+    unlocked: Option<Error>,
     // Locked before the state, where both are.
     worker: Mutex<Worker>,
 }
@@ -107,6 +109,7 @@ impl Readahead {
         let window = Window::new(Arc::new(Slots::new(WINDOW)), ring_bytes);
         let state = State::new(window, residents.len());
         let arena = Arena::new(arena_bytes.max(GRAIN))?;
+        let unlocked = options.mlock.then(|| arena.lock().err()).flatten();
         let trace = options.trace.then(Trace::new);
         let readahead = Self {
             shared: Arc::new(Shared::new(arena, catalogue, ring_start, state, trace)),
@@ -114,6 +117,7 @@ impl Readahead {
             opener,
             engine_name: source.engine.name(),
             alignment,
+            unlocked,
             worker: Mutex::new(Worker::default()),
         };
         readahead.start(&mut readahead.worker(), source)?;
@@ -275,6 +279,12 @@ impl Readahead {
     #[must_use]
     pub fn name(&self, unit: u32) -> String {
         self.shared.catalogue.name(unit)
+    }
+
+    /// Why the memory is not locked although [`Options::mlock`] asks for it.
+    #[must_use]
+    pub fn unlocked(&self) -> Option<&Error> {
+        self.unlocked.as_ref()
     }
 
     /// Whether the I/O thread runs; it ends by itself when every unit is a loaded resident.

@@ -24,6 +24,9 @@ pub struct Options {
     pub expected_gbps: Option<f64>,
     /// Record requests, waits and leases. Default false.
     pub trace: bool,
+    /// Lock the memory, as far as the system allows: weights are then never swapped out. Default
+    /// false.
+    pub mlock: bool,
 }
 
 impl Default for Options {
@@ -35,6 +38,7 @@ impl Default for Options {
             tune: true,
             expected_gbps: None,
             trace: false,
+            mlock: false,
         }
     }
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from typer.testing import CliRunner
 
-from airllm_rs.cli import app
+from airllm_rs.cli.application import app
 
 SHAPE = (
     "--layers=3", "--hidden=256", "--intermediate=512", "--heads=4", "--kv-heads=2", "--vocab=320",

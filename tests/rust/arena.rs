@@ -68,3 +68,22 @@ fn huge_pages_are_counted_where_the_kernel_gives_them() {
         assert!(found >= HUGE_PAGE as u64, "{found} bytes in huge pages");
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn locked_pages_are_counted_and_can_be_discarded() {
+    let arena = Arena::with_pages(64 * 4096, Pages::Small).unwrap();
+    if let Err(error) = arena.lock() {
+        // The limit of whoever runs the tests.
+        let said = "262144 bytes of weights are not locked in memory: ";
+        assert!(error.to_string().starts_with(said), "{error}");
+        assert_eq!(arena.usage().locked, 0);
+        return;
+    }
+    assert_eq!(arena.usage().locked, 0, "locking touches nothing");
+    fill(&arena, 1);
+    assert_eq!(arena.usage().locked, 64 * 4096);
+    arena.discard(0, 16 * 4096);
+    assert_eq!(bytes(&arena)[0], 0);
+    assert_eq!(arena.usage().locked, 48 * 4096);
+}

@@ -54,6 +54,7 @@ class AutoModel:
         trust_remote_code: bool = False,
         throttle_gbps: float | None = None,
         latency_us: int = 0,
+        mlock: bool = False,
         yes: bool = False,
         **others: object,
     ) -> Model:
@@ -91,6 +92,8 @@ class AutoModel:
             trust_remote_code: Ignored: no remote code is run.
             throttle_gbps: Pretend to a disk of so many 10^9 bytes a second.
             latency_us: Pretend that every read takes so long at least.
+            mlock: Lock weights in memory, so that they are never swapped out; where the system
+                refuses, a warning says so.
             yes: Convert without asking, however much room that takes.
             **others: ``torch_dtype`` and ``token``, other names of ``dtype`` and ``hf_token``.
 
@@ -130,6 +133,7 @@ class AutoModel:
                 "trust_remote_code": trust_remote_code,
                 "throttle_gbps": throttle_gbps,
                 "latency_us": latency_us,
+                "mlock": mlock,
                 "yes": yes,
                 **others,
             }

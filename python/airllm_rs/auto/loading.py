@@ -7,7 +7,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from airllm_rs.memory import format_bytes
+from airllm_rs.memory import PlanLimits, format_bytes
 from airllm_rs.store.verification import verify_at_load
 from airllm_rs.weights.readahead import open_readahead
 
@@ -48,6 +48,13 @@ def load_model(
         format_bytes(plan.streamed_bytes_per_sweep),
         plan.context,
     )
+    most = plan.inputs.request.limits.ring_bytes
+    if most != PlanLimits().ring_bytes and not plan.fits:
+        log.info(
+            "ring: %s, no larger than it must be above %s: in earlier runs computing was the limit",
+            format_bytes(plan.ring_bytes),
+            format_bytes(most),
+        )
     readahead = open_readahead(
         plan,
         opened.files.files,
@@ -56,6 +63,7 @@ def load_model(
         latency_us=options.latency_us,
         prefetching=options.prefetching,
         trace=options.trace,
+        mlock=options.mlock,
     )
     try:
         # seconds of imports, in which the disk reads residents

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from transformers import AutoConfig, GenerationConfig
 
+from airllm_rs.auto.pace import DecodePace
 from airllm_rs.auto.prompts import Sampling, encode
 from airllm_rs.auto.text_stream import TextStream
 from airllm_rs.auto.watch import SweepWatch
@@ -22,6 +23,7 @@ from airllm_rs.stats import IoCounters, MemoryCounters, PeakMemory, RunCounters,
 from airllm_rs.stats.cgroup import cgroup_bytes, memory_cgroup
 from airllm_rs.tokenizer import load_tokenizer, stop_ids
 from airllm_rs.weights.dtypes import TORCH_DTYPES
+from airllm_rs.weights.experience import keep_experience
 from airllm_rs.weights.readahead import keep_settings
 from airllm_rs.weights.rows import GatheredRows
 from airllm_rs.weights.source import WeightSource
@@ -53,7 +55,8 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
             plan, readahead, compute_dtype=dtype, prefetching=opened.options.prefetching
         )
         peak = PeakMemory()
-        watch = SweepWatch(progress, peak, records=opened.options.trace)
+        pace = DecodePace(readahead.stats)
+        watch = SweepWatch(progress, peak, records=opened.options.trace, on_sweep=pace.note_sweep)
         executor = StreamingExecutor(
             build_model(opened.config),
             weights,
@@ -69,6 +72,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         self._gather = gather
         self._peak = peak
         self._sweep_watch = watch
+        self._pace = pace
         self._settle_baseline()
 
     @cached_property
@@ -175,11 +179,11 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Stop reading and give the memory back; the model cannot run afterwards."""
-        options = self.opened.options
-        is_real = options.throttle_gbps is None and not options.latency_us
+        files = self.opened.files.files
         try:
-            if is_real and not self.executor.is_closed:
-                keep_settings(self.executor.weights.readahead, self.opened.files.files)
+            if self.opened.options.is_real and not self.executor.is_closed:
+                keep_settings(self.executor.weights.readahead, files)
+                keep_experience(self.plan, files, self._pace.flow)
         finally:
             super().close()
 

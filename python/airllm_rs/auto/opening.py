@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 from airllm_rs.auto.compression import compressed, find_prepared
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.families import family_of, read_config, validate
-from airllm_rs.memory import PlanRequest, baseline_bytes, choose_budget, parse_bytes, plan
+from airllm_rs.memory import (
+    PlanLimits,
+    PlanRequest,
+    baseline_bytes,
+    choose_budget,
+    parse_memory,
+    plan,
+)
 from airllm_rs.memory.arithmetic import compute_dtype, has_bf16_arithmetic
 from airllm_rs.memory.budget import Machine, this_machine
 from airllm_rs.stats import process_memory
+from airllm_rs.weights.experience import recall_ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -144,6 +152,7 @@ def open_model(
             weights_bytes=None if cap is None else _cap(cap, budget),
             context=tokens,
             max_num_seqs=options.max_num_seqs,
+            limits=_limits(files, options),
         ),
     )
     return Opened(
@@ -151,13 +160,18 @@ def open_model(
     )
 
 
+def _limits(files: ModelFiles, options: LoadOptions) -> PlanLimits:
+    is_here = options.is_real and options.ram is None
+    return PlanLimits(ring_bytes=recall_ring(files.files).nbytes) if is_here else PlanLimits()
+
+
 def _cap(amount: str | int, budget: Budget) -> int:
-    return parse_bytes(amount, "weights_memory", whole=budget.nbytes)
+    return parse_memory(amount, "weights_memory", whole=budget.nbytes)
 
 
 def _machine(options: LoadOptions) -> Machine:
     here = this_machine()
     if options.ram is None:
         return here
-    nbytes = parse_bytes(options.ram, "ram", whole=here.total_bytes)
+    nbytes = parse_memory(options.ram, "ram", whole=here.total_bytes)
     return replace(here, total_bytes=nbytes, available_bytes=nbytes, cgroup=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from airllm_rs.memory import parse_bytes
+from airllm_rs.memory import parse_memory
 from airllm_rs.store import check_scheme
 from airllm_rs.store.verification import MODES
 
@@ -63,6 +63,7 @@ class LoadOptions:
     verify: str = "first"
     throttle_gbps: float | None = None
     latency_us: int = 0
+    mlock: bool = False
     config_overrides: Mapping[str, object] | None = None
     progress: bool | None = None
     revision: str | None = None
@@ -95,7 +96,7 @@ class LoadOptions:
         for name in ("weights_memory", "ram"):
             amount = getattr(self, name)
             if amount is not None:
-                parse_bytes(amount, name, whole=1 << 40)
+                parse_memory(amount, name, whole=1 << 40)
         self._refuse_what_does_not_exist()
 
     @property
@@ -111,6 +112,11 @@ class LoadOptions:
         if name not in DTYPES:
             raise ValueError(f"dtype={name!r} is not available: use float32, bfloat16 or float16")
         return DTYPES[name]
+
+    @property
+    def is_real(self) -> bool:
+        """Whether weights are read ahead, and as fast as the disk can: worth remembering."""
+        return self.throttle_gbps is None and not self.latency_us and self.prefetching
 
     def _refuse_what_does_not_exist(self) -> None:
         absent: tuple[tuple[str, tuple[object, ...], str], ...] = (

@@ -20,7 +20,8 @@ class SweepWatch:
     """Told of every layer that is done; shows the sweep once it has taken a while.
 
     It also looks at the memory of the process: at every layer of a prompt, where it is highest, and
-    after every sweep. For a trace it writes down when each layer was computed.
+    after every sweep. For a trace it writes down when each layer was computed. ``on_sweep`` is
+    called with the tokens of every sweep that ended, 0 if it was interrupted.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class SweepWatch:
         clock: Callable[[], float] = time.monotonic,
         *,
         records: bool = False,
+        on_sweep: Callable[[int], None] | None = None,
     ) -> None:
         self._progress = progress
         self._peak = peak
@@ -40,6 +42,7 @@ class SweepWatch:
         self._takes_long = False
         self._task: Task | None = None
         self._shown = ExitStack()
+        self._on_sweep = on_sweep
         self._records = records
         self._mark_ns = 0
         self.spans: list[tuple[int, int, int, int]] = []
@@ -53,14 +56,18 @@ class SweepWatch:
         self._is_prompt = tokens > 1
         self._start = self._clock()
         self._mark_ns = time.monotonic_ns()
+        passed = 0
         try:
             yield
+            passed = tokens
             self._record(-1)
         finally:
             self._takes_long = self._clock() - self._start > PATIENCE_S
             self._task = None
             self._shown.close()
             self._peak.sample()
+            if self._on_sweep is not None:
+                self._on_sweep(passed)
 
     def on_layer(self, done: int, total: int) -> None:
         """Take note that ``done`` of ``total`` layers are done."""

@@ -17,7 +17,7 @@ from airllm_rs.auto.loading import load_model
 from airllm_rs.benchmarks.decode_options import DecodeOptions
 from airllm_rs.errors import AirLLMError
 from airllm_rs.memory.budget import this_machine
-from airllm_rs.memory.report import DISK_GBPS, predict
+from airllm_rs.memory.prediction import DISK, Rate, predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -107,7 +107,8 @@ class Measured:
         s_per_token = median(per_token)
         prefill_s = median(phase.seconds for phase in prefills)
         device = self.device_gbps
-        predicted = predict(self.plan, device or DISK_GBPS, self.memory_gbps)
+        disk = Rate(device, "measured") if device else DISK
+        predicted = predict(self.plan, disk, Rate(self.memory_gbps, "measured"))
         expected = predicted["s_per_token"]
         assert isinstance(expected, float), "seconds"
         achieved = median(phase.bytes_read / phase.seconds / 1e9 for phase in decodes)

@@ -44,7 +44,7 @@ bench.command("decode")(bench_decode)
 bench.command("make-model")(make_model)
 
 
-def main() -> None:
+def run_app() -> None:
     """Run the command that the arguments name, and exit."""
     with at_once(), quiet_pipe():
         app(prog_name=PROGRAM)

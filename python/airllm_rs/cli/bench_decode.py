@@ -10,7 +10,7 @@ import typer
 from airllm_rs.auto.opening import open_model
 from airllm_rs.auto.options import LoadOptions
 from airllm_rs.benchmarks.decode_options import DecodeOptions
-from airllm_rs.cli.failures import leaving_at_once
+from airllm_rs.cli.interruption import leaving_at_once
 from airllm_rs.cli.machine import machine
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
 import sys
-import threading
 from contextlib import contextmanager
 from dataclasses import fields
 from inspect import signature
@@ -17,17 +15,15 @@ import typer
 from typer.core import TyperGroup
 
 from airllm_rs.auto.prompts import Sampling
+from airllm_rs.cli.interruption import INTERRUPTED
 from airllm_rs.cli.options import load_options
 from airllm_rs.errors import AirLLMError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
-    from typing import NoReturn
 
 FAILED = 1
 USAGE = 2
-INTERRUPTED = 130
 
 # messages name keywords, which are flags here; those that are words of the language too are
 # keywords only before an equals sign, or where a message begins
@@ -104,27 +100,6 @@ def quiet_pipe() -> Iterator[None]:
         except BrokenPipeError:
             # what is left in the buffer is flushed again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process on the spot, for imports that an exception would tear apart.
-
-    torch's extension modules answer an exception in their middle with an abort.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, _leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    os.write(2, b"\n")
-    os._exit(INTERRUPTED)
 
 
 def _flag(match: re.Match[str]) -> str:

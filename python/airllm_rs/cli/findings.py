@@ -13,11 +13,14 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint import cache_directory
+from airllm_rs.cli.block_device import text_of
 from airllm_rs.cli.file_system import file_system
+from airllm_rs.cli.place import description, hints
 from airllm_rs.memory import choose_budget, format_bytes
 from airllm_rs.memory.arithmetic import has_bf16_arithmetic
 from airllm_rs.memory.budget import this_machine
 from airllm_rs.weights.engines import build_profile, probe_engines
+from airllm_rs.weights.huge_pages import huge_page_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +30,9 @@ ROOT = Path("/")
 _SIMD = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon")
 _LITTLE = 2 << 30
 _HUGE_GAIN = "reads take 5 to 10 times less CPU"
+_MOST_HUGE = 0.9
 _PROBED_BYTES = 64 << 10
 _PAST_THE_CACHE = ("uring", "direct")
-_IN_MEMORY = ("tmpfs", "ramfs")
-_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "glusterfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def examine(path: Path | None, root: Path = ROOT) -> list[Finding]:
     return [
         *_reading(place),
         _place(place, root),
-        _huge_pages(root),
+        *_huge_pages(root),
         _locked_memory(),
         _cgroup(root),
         _memory(root),
@@ -128,32 +130,32 @@ def _place(place: Path, root: Path) -> Finding:
     while not existing.exists():
         existing = existing.parent
     found = file_system(existing, root)
-    text = f"{found.kind} on {found.source} at {found.mount}, {format_bytes(found.free_bytes)} free"
-    hint = None
-    if found.device is not None:
-        text += f"; {found.device}"
-        if found.model:
-            text += f" ({found.model})"
-        if found.is_rotational:
-            text += ", rotating"
-            hint = "a rotating disk reads at most 0.3 GB/s: put models on an SSD"
-    if found.kind in _IN_MEMORY:
-        hint = "what lies there takes memory itself: put models on a disk"
-    elif found.kind in _REMOTE or found.kind.startswith("fuse"):
-        hint = "a file system over the network or in user space is slow: put models on a local disk"
+    text = description(found, format_bytes(found.free_bytes))
+    hint = "; ".join(hints(found)) or None
     return Finding("file_system", "file system", text, asdict(found), hint)
 
 
-def _huge_pages(root: Path) -> Finding:
+def _huge_pages(root: Path) -> list[Finding]:
     setting = root / "sys/kernel/mm/transparent_hugepage/enabled"
-    chosen = _text(setting).partition("[")[2].partition("]")[0] or None
+    chosen = text_of(setting).partition("[")[2].partition("]")[0] or None
     text = chosen or "the kernel has none"
     hint = None
     if chosen == "never":
         hint = f"echo madvise | sudo tee /{setting.relative_to(root)} ({_HUGE_GAIN})"
     elif chosen is None:
         hint = f"use a kernel with transparent huge pages ({_HUGE_GAIN})"
-    return Finding("huge_pages", "transparent huge pages", text, chosen, hint)
+    share = huge_page_share()
+    missing = None
+    if hint is None and share < _MOST_HUGE:
+        missing = (
+            "free memory is in pieces, or short: echo 1 | sudo tee /proc/sys/vm/compact_memory, "
+            f"or close other programs ({_HUGE_GAIN})"
+        )
+    measured = f"{share:.0%} of an arena is in huge pages"
+    return [
+        Finding("huge_pages", "transparent huge pages", text, chosen, hint),
+        Finding("huge_page_share", "huge pages in use", measured, share, missing),
+    ]
 
 
 def _locked_memory() -> Finding:
@@ -196,7 +198,7 @@ def _memory(root: Path) -> Finding:
 
 def _cpu(root: Path) -> Finding:
     name, flags = "", set[str]()
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):
             flags.update(value.split())
@@ -219,7 +221,7 @@ def _cpu(root: Path) -> Finding:
 def _gpus(root: Path) -> Finding:
     found = []
     for card in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
-        for line in _text(card).splitlines():
+        for line in text_of(card).splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "Model":
                 found.append(value.strip())
@@ -260,10 +262,3 @@ def _cache() -> Finding:
                 continue  # removed meanwhile
     text = f"{directory}, {format_bytes(nbytes)}"
     return Finding("cache", "cache", text, {"path": str(directory), "nbytes": nbytes})
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

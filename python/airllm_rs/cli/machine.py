@@ -20,7 +20,7 @@ def machine(path: Path) -> dict[str, object]:
     return {
         "kernel": versions["kernel"],
         "file_system": {name: place[name] for name in ("kind", "mount", "source")},
-        "device": {name: place[name] for name in ("device", "model", "is_rotational")},
+        "device": place["device"],
         "huge_pages": facts["huge_pages"],
         "versions": {
             name: version

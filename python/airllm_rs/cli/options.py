@@ -117,6 +117,9 @@ def load_options(
         float | None, typer.Option(help="Slow the disk down to GB/s.", show_default=False)
     ] = None,
     latency_us: Annotated[int, typer.Option(help="Delay each read by microseconds.")] = 0,
+    mlock: Annotated[
+        bool, typer.Option("--mlock", help="Lock weights in memory: they are never swapped out.")
+    ] = False,
     config_overrides: _ConfigOverrides = None,
     revision: _Revision = None,
     cache_dir: _CacheDir = None,
@@ -141,6 +144,7 @@ def load_options(
         verify=verify,
         throttle_gbps=throttle_gbps,
         latency_us=latency_us,
+        mlock=mlock,
         config_overrides=_json_object("config_overrides", config_overrides),
         progress=progress,
         revision=revision,

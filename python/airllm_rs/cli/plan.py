@@ -12,9 +12,11 @@ from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_optio
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.errors import BudgetError
 from airllm_rs.memory import MemoryPlan, format_bytes, smallest_budget
-from airllm_rs.memory.report import DISK_GBPS, MEMORY_GBPS, infeasible_json, predict, to_json
+from airllm_rs.memory.prediction import DISK, MEMORY, Rate, predict
+from airllm_rs.memory.report import infeasible_json, to_json
 from airllm_rs.stats import choose_progress
 from airllm_rs.weights.devices import recall
+from airllm_rs.weights.experience import recall_rate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +32,7 @@ def plan(
         float | None,
         typer.Option(
             help="What the disk gives, for the prediction; by default what it gave to earlier "
-            f"runs, else {DISK_GBPS:g}.",
+            f"runs, else {DISK.gbps:g}.",
             show_default=False,
         ),
     ] = None,
@@ -56,15 +58,24 @@ def plan(
         if as_json:
             print_json(infeasible_json(error))
         raise
-    if disk_gbps is None and ram is None:
-        known = recall(opened.files.files[0])
-        disk_gbps = known.gbps if known else None
+    disk, memory = _rates(opened, disk_gbps)
     if as_json:
         extra = {"budget_source": opened.budget.source, "compute_dtype": opened.compute_dtype}
-        print_json({**to_json(opened.plan, disk_gbps=disk_gbps), **extra})
+        print_json({**to_json(opened.plan, disk, memory), **extra})
         return
     print_table(_parts(opened))
-    print_table(pairs(_consequences(opened.plan, disk_gbps)))
+    print_table(pairs(_consequences(opened.plan, disk, memory)))
+
+
+def _rates(opened: Opened, disk_gbps: float | None) -> tuple[Rate, Rate]:
+    """Return what is known about disk and memory, on this machine."""
+    disk, memory = DISK, MEMORY
+    if opened.options.ram is None:
+        files = opened.files.files
+        settings, used = recall(files[0]), recall_rate(opened.plan, files)
+        disk = Rate(settings.gbps, "measured") if settings else disk
+        memory = Rate(used, "measured") if used else memory
+    return Rate(disk_gbps, "given") if disk_gbps else disk, memory
 
 
 def _parts(opened: Opened) -> "Table":
@@ -95,7 +106,7 @@ def _parts(opened: Opened) -> "Table":
     return table
 
 
-def _consequences(planned: MemoryPlan, disk_gbps: float | None) -> Iterator[tuple[str, str]]:
+def _consequences(planned: MemoryPlan, disk: Rate, memory: Rate) -> Iterator[tuple[str, str]]:
     inputs = planned.inputs
     yield "weights", f"{format_bytes(planned.total_bytes)} in all"
     streamed = planned.streamed_bytes_per_sweep
@@ -104,11 +115,10 @@ def _consequences(planned: MemoryPlan, disk_gbps: float | None) -> Iterator[tupl
     sweeps = planned.sweeps(planned.context * planned.max_num_seqs)
     plural = "s" if sweeps > 1 else ""
     yield "a prompt", f"{sweeps} sweep{plural} for {planned.context} tokens"
-    rate = disk_gbps or DISK_GBPS
-    predicted = predict(planned, rate, MEMORY_GBPS)
-    limit = f"the memory (at {MEMORY_GBPS:g} GB/s)"
-    if predicted["limited_by"] == "disk":
-        limit = f"the disk (at {rate:g} GB/s; --disk-gbps changes it)"
-    yield "a token", f"{predicted['s_per_token']:.3g} s, limited by {limit}"
+    predicted = predict(planned, disk, memory)
+    yield "a token", f"{predicted['s_per_token']:.3g} s, limited by the {predicted['limited_by']}"
+    changes = "" if disk.source == "given" else "; --disk-gbps changes it"
+    yield "  the disk", f"{disk.gbps:.3g} GB/s, {disk.source}{changes}"
+    yield "  the memory", f"{memory.gbps:.3g} GB/s, {memory.source}"
     smallest = smallest_budget(inputs.config, inputs.files, inputs.request)
     yield "smallest", f"--memory {format_bytes(smallest)}"

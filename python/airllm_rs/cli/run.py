@@ -13,7 +13,7 @@ from airllm_rs.auto.opening import open_model
 from airllm_rs.auto.options import LoadOptions
 from airllm_rs.auto.prompts import MAX_NEW_TOKENS, Sampling
 from airllm_rs.cli.below_text import BelowText
-from airllm_rs.cli.failures import leaving_at_once
+from airllm_rs.cli.interruption import leaving_at_once
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.cli.prompt import most_tokens, read_prompt

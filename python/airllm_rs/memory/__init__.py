@@ -1,6 +1,6 @@
 """The memory plan: what stays in memory, what is streamed, and how much is left for the rest."""
 
-from airllm_rs.memory.amount import format_bytes, parse_bytes
+from airllm_rs.memory.amount import format_bytes, parse_bytes, parse_memory
 from airllm_rs.memory.baseline import baseline_bytes, record_baseline
 from airllm_rs.memory.budget import Budget, choose_budget
 from airllm_rs.memory.planner import (
@@ -23,6 +23,7 @@ __all__ = [
     "choose_budget",
     "format_bytes",
     "parse_bytes",
+    "parse_memory",
     "plan",
     "record_baseline",
     "replan",

@@ -12,7 +12,31 @@ _UNITS = {
     "g": 1 << 30, "gib": 1 << 30, "gb": 10**9,
     "t": 1 << 40, "tib": 1 << 40, "tb": 10**12,
 }  # fmt: skip
+# Whoever writes 3 means GiB. Numbers in a program are bytes, but who would count out less than a
+# page?
+_LEAST_WITHOUT_UNIT = 1 << 20
+_LEAST_NUMBER = 1 << 12
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([a-z]*|%)", re.ASCII)
+
+
+def parse_memory(text: str | int, option: str, *, whole: int) -> int:
+    """Return the bytes that an amount of memory names, which a small number without a unit is not.
+
+    Args:
+        text: ``3221225472``, ``"3GiB"``, ``"3.2 GB"``, ``"60%"``.
+        option: What the amount is for, for messages.
+        whole: What a share is a share of.
+
+    Raises:
+        ValueError: if it names nothing above zero, or is too small to be meant as bytes.
+    """
+    nbytes = parse_bytes(text, option, whole=whole)
+    is_bare = isinstance(text, int) or text.strip().replace(".", "").isdecimal()
+    least = _LEAST_NUMBER if isinstance(text, int) else _LEAST_WITHOUT_UNIT
+    if is_bare and nbytes < least:
+        plural = "byte" if nbytes == 1 else "bytes"
+        raise ValueError(f"{option}={text!r} is {nbytes} {plural}: give a unit, e.g. '3GiB'")
+    return nbytes
 
 
 def parse_bytes(text: str | int, option: str, *, whole: int | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airllm_rs.memory.amount import format_bytes, parse_bytes
+from airllm_rs.memory.amount import format_bytes, parse_memory
 from airllm_rs.stats.cgroup import ROOT, memory_cgroup
 from airllm_rs.stats.process import process_memory
 
@@ -78,7 +78,7 @@ def choose_budget(memory: str | int, machine: Machine | None = None) -> Budget:
         return _automatic(machine)
     limit = machine.cgroup.limit_bytes if machine.cgroup is not None else machine.total_bytes
     whole = min(limit, machine.total_bytes) if machine.total_bytes else limit
-    nbytes = parse_bytes(memory, "memory", whole=whole)
+    nbytes = parse_memory(memory, "memory", whole=whole)
     if isinstance(memory, str) and "%" in memory:
         return Budget(nbytes, f"{memory.strip()} of {format_bytes(whole)}")
     return Budget(nbytes, "as asked")

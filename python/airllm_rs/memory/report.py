@@ -5,20 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airllm_rs.memory.planner import max_concurrent_tokens, smallest_budget
+from airllm_rs.memory.prediction import DISK, MEMORY, Rate, predict
 
 if TYPE_CHECKING:
     from airllm_rs.errors import BudgetError
     from airllm_rs.memory.planner import MemoryPlan
 
-DISK_GBPS = 2.0
-"""What a prediction assumes of the disk unless told: a common NVMe drive."""
-MEMORY_GBPS = 30.0
-"""What a prediction assumes of the memory unless told: a desktop's, read by all cores."""
 
-
-def to_json(
-    plan: MemoryPlan, *, disk_gbps: float | None = None, memory_gbps: float | None = None
-) -> dict[str, object]:
+def to_json(plan: MemoryPlan, disk: Rate = DISK, memory: Rate = MEMORY) -> dict[str, object]:
     """Return the plan as JSON values, with what a decoded token will cost."""
     inputs = plan.inputs
     parts = (
@@ -35,24 +29,7 @@ def to_json(
         "sweeps_for_context": plan.sweeps(plan.context * plan.max_num_seqs),
         "smallest_bytes": smallest_budget(inputs.config, inputs.files, inputs.request),
         "max_concurrent_tokens": max_concurrent_tokens(inputs.config, inputs.files, inputs.request),
-        "predicted": predict(plan, disk_gbps or DISK_GBPS, memory_gbps or MEMORY_GBPS),
-    }
-
-
-def predict(plan: MemoryPlan, disk_gbps: float, memory_gbps: float) -> dict[str, object]:
-    """Return what one decoded token costs at these rates, batch 1.
-
-    Reading and computing overlap, so the slower one counts.
-    """
-    swept = sum(plan.units[index].nbytes for index in plan.order)
-    disk_s = plan.streamed_bytes_per_sweep / (disk_gbps * 1e9)
-    memory_s = swept / (memory_gbps * 1e9)
-    return {
-        "bytes_per_sweep": plan.streamed_bytes_per_sweep,
-        "s_per_token": max(disk_s, memory_s),
-        "limited_by": "disk" if disk_s > memory_s else "memory",
-        "disk_gbps": disk_gbps,
-        "memory_gbps": memory_gbps,
+        "predicted": predict(plan, disk, memory),
     }
 
 

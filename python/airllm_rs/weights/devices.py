@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _SYS = Path("/sys/dev/block")
 _LEAST, _MOST = 4096, 1 << 30
+_RATES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +26,24 @@ class DeviceSettings:
     request_bytes: int
     queue_depth: int
     gbps: float
-    """10^9 bytes a second that it gave then; another rate later means another device, or load."""
+    """10^9 bytes a second that it gave: the best of the latest few runs, as others were disturbed.
+
+    Another rate for longer means another device, or a lasting load.
+    """
 
 
 def recall(path: str | os.PathLike[str]) -> DeviceSettings | None:
     """Return what is known about the device that ``path`` lies on."""
     try:
-        entry = _read().get(_identity(path))
+        entry = _read().get(identity(path))
     except OSError:
         return None  # whoever opens the file says so
     if not isinstance(entry, dict):
         return None
+    rates = _rates(entry)
     try:
         found = DeviceSettings(
-            int(entry["request_bytes"]), int(entry["queue_depth"]), float(entry["gbps"])
+            int(entry["request_bytes"]), int(entry["queue_depth"]), max(rates, default=0.0)
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -46,10 +52,11 @@ def recall(path: str | os.PathLike[str]) -> DeviceSettings | None:
 
 
 def remember(path: str | os.PathLike[str], settings: DeviceSettings) -> None:
-    """Keep what was found out about the device that ``path`` lies on."""
+    """Keep what a run found out about the device that ``path`` lies on."""
     try:
-        known = _read()
-        known[_identity(path)] = asdict(settings)
+        known, device = _read(), identity(path)
+        rates = [*_rates(known.get(device)), settings.gbps][-_RATES:]
+        known[device] = {**asdict(settings), "gbps": rates}
         _file().parent.mkdir(parents=True, exist_ok=True)
         write_json(_file(), known, indent=1)
     except OSError as error:
@@ -57,7 +64,7 @@ def remember(path: str | os.PathLike[str], settings: DeviceSettings) -> None:
         log.debug("device not recorded: %s", error)
 
 
-def _identity(path: str | os.PathLike[str]) -> str:
+def identity(path: str | os.PathLike[str]) -> str:
     """Return what tells one device from another: number, size and model, where there are any."""
     number = os.stat(path).st_dev  # noqa: PTH116 - a path of any kind
     name = f"{os.major(number)}:{os.minor(number)}"
@@ -68,6 +75,12 @@ def _identity(path: str | os.PathLike[str]) -> str:
         except OSError:
             continue
     return " ".join(about)
+
+
+def _rates(entry: object) -> list[float]:
+    found = entry.get("gbps") if isinstance(entry, dict) else None
+    listed = found if isinstance(found, list) else [found]
+    return [rate for rate in listed if isinstance(rate, float) and 0 < rate < math.inf]
 
 
 def _file() -> Path:

@@ -28,6 +28,7 @@ def open_readahead(
     latency_us: int = 0,
     prefetching: bool = True,
     trace: bool = False,
+    mlock: bool = False,
 ) -> Readahead:
     """Start reading the residents of ``plan``, followed by the first units of a sweep.
 
@@ -39,6 +40,7 @@ def open_readahead(
         latency_us: Delay added to each request.
         prefetching: Read ahead of use; otherwise each unit is read when it is asked for.
         trace: Record requests, waits and leases.
+        mlock: Lock the weights in memory.
     """
     known = recall(files[0]) if files and throttle_gbps is None and not latency_us else None
     readahead = Readahead(
@@ -55,6 +57,7 @@ def open_readahead(
         trace=trace,
         throttle_gbps=throttle_gbps,
         latency_us=latency_us,
+        mlock=mlock,
     )
     if prefetching and not plan.fits:
         readahead.schedule(plan.order, cyclic=True)

@@ -16,7 +16,10 @@ from airllm_rs import AutoModel
 from airllm_rs.auto import opening
 from airllm_rs.benchmarks.byte_tokenizer import write_byte_tokenizer
 from airllm_rs.errors import AirLLMError, BudgetError, UnsupportedModelError
+from airllm_rs.memory import PlanLimits
+from airllm_rs.memory.flow import RingLimit
 from airllm_rs.stats import ProcessMemory
+from airllm_rs.weights.experience import recall_rate
 from tiny import generate, oracle
 from tiny import tiny_checkpoint as write_tiny_checkpoint
 
@@ -39,7 +42,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smallest(path: Path, **options: object) -> int:
     """Return the fewest bytes for weights that work."""
     with pytest.raises(BudgetError) as refused:
-        AutoModel.from_pretrained(path, weights_memory=1, **options)  # type: ignore[arg-type]
+        AutoModel.from_pretrained(path, weights_memory="1B", **options)  # type: ignore[arg-type]
     return refused.value.smallest_bytes
 
 
@@ -174,3 +177,52 @@ def test_a_budget_too_small_names_one_that_works(
         load(path, memory="300MiB")
     with load(path, memory=refused.value.smallest_bytes) as model:
         assert model.chat("ab", max_new_tokens=2, temperature=0) is not None
+
+
+def test_a_run_leaves_what_the_next_plan_needs(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRLLM_RS_CACHE", str(tmp_path))
+    ids = torch.arange(5, 15)[None]
+    # what is slowed down, or not read ahead, says nothing about the machine
+    unreal: tuple[dict[str, object], ...] = (
+        {"throttle_gbps": 5.0},
+        {"latency_us": 1},
+        {"prefetching": False},
+    )
+    for options in ({}, *unreal):
+        (tmp_path / "models.json").unlink(missing_ok=True)
+        with load(path, weights_memory=smallest(path), **options) as model:
+            generate(model, ids, max_new_tokens=8, do_sample=False)
+            plan, files = model.plan, model.opened.files.files
+        assert (recall_rate(plan, files) is not None) == (not options)
+    limit = RingLimit(PlanLimits().ring_bytes // 2)
+    monkeypatch.setattr(opening, "recall_ring", lambda _: limit)
+    for options, most in (({}, limit.nbytes), (unreal[0], PlanLimits().ring_bytes)):
+        with load(path, weights_memory=smallest(path), **options) as model:
+            assert model.plan.inputs.request.limits.ring_bytes == most
+
+
+def test_a_smaller_ring_is_logged(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for nbytes, lines in ((PlanLimits().ring_bytes, 0), (64 << 20, 1)):
+        limit = RingLimit(nbytes)
+        monkeypatch.setattr(opening, "recall_ring", lambda _, limit=limit: limit)
+        caplog.clear()
+        with caplog.at_level("INFO", "airllm_rs"), load(path, weights_memory=smallest(path)):
+            pass
+        said = [line for line in caplog.messages if line.startswith("ring: ")]
+        assert len(said) == lines
+        assert all("no larger than it must be above 64MiB" in line for line in said)
+
+
+def test_memory_is_locked_on_request(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "airllm_rs"), load(path, mlock=True) as model:
+        generate(model, torch.arange(5, 15)[None], max_new_tokens=1)
+        locked = model.executor.weights.readahead.stats()["locked_bytes"]
+    refused = [line for line in caplog.messages if "ulimit -l" in line]
+    assert len(refused) == (0 if locked else 1)
+    with load(path) as model:
+        generate(model, torch.arange(5, 15)[None], max_new_tokens=1)
+        assert model.executor.weights.readahead.stats()["locked_bytes"] == 0

@@ -52,7 +52,7 @@ def test_64_greedy_tokens_are_those_of_transformers(
     cap: int | str | None = weights_memory
     if weights_memory == "least":
         with pytest.raises(BudgetError) as refused:
-            load(dtype="float32", weights_memory=1)
+            load(dtype="float32", weights_memory="1B")
         cap = refused.value.smallest_bytes
     with load(dtype="float32", weights_memory=cap, context=128) as model:
         assert model.plan.fits == (cap is None)

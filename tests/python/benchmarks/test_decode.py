@@ -11,7 +11,7 @@ from airllm_rs.auto.opening import open_model
 from airllm_rs.auto.options import LoadOptions
 from airllm_rs.benchmarks import decode
 from airllm_rs.benchmarks.decode_options import DecodeOptions
-from airllm_rs.memory.report import predict
+from airllm_rs.memory.prediction import Rate, predict
 from airllm_rs.stats import choose_progress
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def test_a_streamed_model_is_measured(checkpoint: Path) -> None:
     assert device["gb_per_s"] > 0
     before, after = device["before"]["gb_per_s"], device["after"]["gb_per_s"]
     assert device["gb_per_s"] == (before + after) / 2
-    assert told["predicted"] == predict(found.plan, device["gb_per_s"], found.memory_gbps)
+    assert told["predicted"] == predict(
+        found.plan, Rate(device["gb_per_s"], "measured"), Rate(found.memory_gbps, "measured")
+    )
     assert found.stats["sweeps"] == 2 + 2 * 3
 
 

@@ -1,9 +1,11 @@
 """What a GGUF file says becomes a configuration, or is refused in one line."""
 
 import random
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -299,6 +301,25 @@ def test_a_length_out_of_bounds_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:length] + wrong.to_bytes(8, "little") + whole[length + 8 :])
         with pytest.raises(CheckpointError, match="no whole GGUF file"):
             open_checkpoint(path)
+
+
+@pytest.mark.parametrize(("at", "what"), [(8, "tensors"), (16, "keys")])
+def test_more_than_a_model_can_have_is_refused_unread(
+    at: int, what: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = source.read_bytes()
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", lambda *_: pytest.fail("it was read"))
+    for count in (65_537, 1 << 23, 2**64 - 1):
+        source.write_bytes(whole[:at] + count.to_bytes(8, sys.byteorder) + whole[at + 8 :])
+        with pytest.raises(CheckpointError, match=f"it claims {count} {what}, expected 65536"):
+            open_checkpoint(source)
+
+
+def test_the_other_byte_order_is_refused(source: Path) -> None:
+    whole = source.read_bytes()
+    source.write_bytes(whole[:4] + whole[4:8][::-1] + whole[8:])
+    with pytest.raises(UnsupportedModelError, match="other byte order"):
+        open_checkpoint(source)
 
 
 def test_what_is_no_gguf_file_is_named(tmp_path: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from airllm_rs.cli import findings
 from airllm_rs.cli.findings import Finding, examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from command_line import Outcome
 
@@ -31,8 +32,8 @@ def test_json_has_everything(cli: Callable[..., Outcome], tmp_path: Path) -> Non
     assert (done.code, done.err) == (0, "")
     assert {probe["engine"] for probe in found["engines"]} >= {"uring", "direct", "buffered"}
     assert set(found) == {
-        "engines", "direct_io", "file_system", "huge_pages", "memlock_bytes", "cgroup", "memory",
-        "cpu", "gpus", "versions", "cache", "findings",
+        "engines", "direct_io", "file_system", "huge_pages", "huge_page_share", "memlock_bytes",
+        "cgroup", "memory", "cpu", "gpus", "versions", "cache", "findings",
     }  # fmt: skip
     assert found["versions"]["build_profile"] in ("debug", "release")
     assert found["memory"]["auto_bytes"] <= found["memory"]["total_bytes"]
@@ -66,6 +67,34 @@ def test_huge_pages_that_are_off_have_a_hint(tmp_path: Path, chosen: str) -> Non
     assert finding.facts == chosen
     assert ("tee /sys/kernel/mm" in str(finding.hint)) == (chosen == "never")
     assert finding.ok == (chosen != "never")
+
+
+def test_huge_pages_are_measured(tmp_path: Path) -> None:
+    found = by_name(tmp_path, Path("/"))
+    share, setting = found["huge_page_share"], found["huge_pages"]
+    assert isinstance(share.facts, float)
+    assert 0 <= share.facts <= 1
+    assert share.text == f"{share.facts:.0%} of an arena is in huge pages"
+    if setting.facts == "never":
+        assert share.facts == 0
+    elif setting.facts is not None:
+        assert share.facts > 0
+
+
+@pytest.mark.parametrize(("share", "ok"), [(1.0, True), (0.95, True), (0.5, False), (0.0, False)])
+def test_an_arena_in_small_pages_has_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, ok: bool
+) -> None:
+    setting = tmp_path / "sys/kernel/mm/transparent_hugepage/enabled"
+    setting.parent.mkdir(parents=True)
+    monkeypatch.setattr(findings, "huge_page_share", lambda: share)
+    setting.write_text("always [madvise] never\n")
+    finding = by_name(tmp_path, tmp_path)["huge_page_share"]
+    assert (finding.facts, finding.ok) == (share, ok)
+    assert ok or "compact_memory" in str(finding.hint)
+    # one hint is enough
+    setting.write_text("always madvise [never]\n")
+    assert by_name(tmp_path, tmp_path)["huge_page_share"].ok
 
 
 def test_gpus_are_found_by_their_drivers(tmp_path: Path) -> None:

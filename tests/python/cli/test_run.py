@@ -147,3 +147,32 @@ def test_ctrl_c_during_imports_leaves_quietly(library: str, model: Path) -> None
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors == b"\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_while_the_disk_answers_nothing_leaves_quietly(model: Path) -> None:
+    # the warning comes from inside the wait, early here
+    script = """
+from functools import partial
+from airllm_rs.weights import readahead
+readahead.Readahead = partial(readahead.Readahead, silence_s=0.05)
+from airllm_rs.cli import main
+main()
+"""
+    stalled = ["run", str(model), "hello", "--quiet", TINY, "--throttle-gbps=1e-12"]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *stalled],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        text, errors = process.communicate(timeout=30)
+    assert b"no read has ended" in said
+    assert str(model).encode() in said
+    assert process.returncode == 130
+    assert (text, errors) == (b"", b"\n")

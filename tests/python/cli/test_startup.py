@@ -31,7 +31,7 @@ def test_quick_commands_import_nothing_slow(model: Path, arguments: tuple[str, .
     given = [argument.format(model=model) for argument in arguments]
     script = f"""
 import sys
-from airllm_rs.cli import app
+from airllm_rs.cli.application import app
 try:
     app({given})
 except SystemExit:
@@ -42,6 +42,25 @@ print("imported:", *sorted(set({SLOW}) & sys.modules.keys()))
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
     assert shown.splitlines()[-1].strip() == "imported:"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+@pytest.mark.parametrize("library", ["airllm_rs.cli.application", "typer", "airllm_rs.cli.run"])
+def test_ctrl_c_before_the_command_is_known_leaves_quietly(library: str) -> None:
+    script = f"""
+import os, signal, sys
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == {library!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupter())
+sys.argv[1:] = ["--version"]
+from airllm_rs.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"\n")
 
 
 def test_the_version_is_that_of_the_package(cli: Callable[..., Outcome]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from airllm_rs.memory import format_bytes, parse_bytes
+from airllm_rs.memory import format_bytes, parse_bytes, parse_memory
 
 
 @given(st.integers(1, 1 << 50))
@@ -31,6 +31,20 @@ def test_amounts_are_read(text: str | int, nbytes: int) -> None:
 def test_nonsense_is_no_amount(text: str | int) -> None:
     with pytest.raises(ValueError, match="memory="):
         parse_bytes(text, "memory", whole=1000)
+
+
+@pytest.mark.parametrize("bare", ["3", " 3.5 ", "1048575", 3, 4095])
+def test_a_small_number_without_a_unit_is_no_memory(bare: str | int) -> None:
+    with pytest.raises(ValueError, match=r"memory=.*: give a unit, e\.g\. '3GiB'$"):
+        parse_memory(bare, "memory", whole=1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("1048576", 1 << 20), (4096, 4096), ("3B", 3), ("3KiB", 3072), ("50%", 500), ("3k", 3072)],
+)
+def test_a_number_that_may_be_meant_is_memory(text: str | int, nbytes: int) -> None:
+    assert parse_memory(text, "memory", whole=1000) == nbytes
 
 
 @given(st.text(max_size=12))

@@ -21,6 +21,7 @@ from airllm_rs.memory import (
     replan,
     smallest_budget,
 )
+from airllm_rs.memory.prediction import Rate
 from airllm_rs.memory.report import infeasible_json, to_json
 from airllm_rs.memory.residents import spread
 from airllm_rs.memory.units import rows_per_block, slot_bytes
@@ -389,12 +390,12 @@ def test_json_has_the_keys_of_the_surface() -> None:
     config = model()
     files = layout(config)
     found = plan(config, files, request(3 * GIB, context=512))
-    printed = json.loads(json.dumps(to_json(found, disk_gbps=2.4)))
+    printed = json.loads(json.dumps(to_json(found, Rate(2.4, "given"))))
     assert printed["feasible"] is True
     assert printed["predicted"]["bytes_per_sweep"] == found.streamed_bytes_per_sweep
     assert printed["predicted"]["limited_by"] == "disk"
     seconds = printed["predicted"]["s_per_token"]
-    assert seconds == pytest.approx(found.streamed_bytes_per_sweep / 2.4e9)
+    assert seconds == pytest.approx(found.streamed_bytes_per_sweep / 2.4e9, rel=0.001)
     tokens = printed["max_concurrent_tokens"]
     smallest = printed["smallest_bytes"]
     assert plan(config, files, request(smallest, context=512)).budget_bytes == smallest

@@ -43,6 +43,19 @@ def test_bytes_from_disk_are_the_bytes(
         assert torch.equal(generate(model, IDS, max_new_tokens=8, do_sample=False), tokens)
 
 
+@pytest.mark.parametrize("mode", ["resident", "part resident", "streamed"])
+def test_the_arena_is_no_larger_than_was_planned(
+    mode: str, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    with load(tiny_checkpoint("llama"), mode, engine="auto") as model:
+        stats = model.executor.weights.readahead.stats()
+        made = model.plan
+    pieces = [piece for unit in made.residents for piece in made.units[unit].pieces]
+    # the plan counts the widest alignment, a device may have a narrower one
+    least = sum(piece.nbytes for piece in pieces) + made.ring_bytes
+    assert least - 4096 <= stats["arena_bytes"] <= made.resident_bytes + made.ring_bytes
+
+
 def test_an_interruption_does_not_hurt_the_readahead(tiny_checkpoint: Callable[..., Path]) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt

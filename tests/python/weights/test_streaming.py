@@ -173,3 +173,58 @@ def test_opening_and_closing_leaves_nothing(path: Path) -> None:
     while counts() != before and time.monotonic() < deadline:
         pass
     assert counts() == before
+
+
+# Prints what is locked, and what the log says, in a process that may lock so many bytes.
+LOCKING = f"""
+import ctypes, logging, resource, struct, sys
+from airllm_rs import _core
+path, limit = sys.argv[1], int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+libc = ctypes.CDLL(None, use_errno=True)
+head = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+held = ctypes.create_string_buffer(24)
+assert libc.capget(head, held) == 0
+effective, *rest = struct.unpack("6I", held)
+without_ipc_lock = struct.pack("6I", effective & ~(1 << 14), *rest)
+assert libc.capset(head, without_ipc_lock) == 0
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+with _core.Readahead(
+    [path], {UNITS!r}, residents=range({COUNT}), ring_bytes=0, mlock=True, engine="buffered"
+) as readahead:
+    for unit in range({COUNT}):
+        assert bytes(readahead.take(unit)) == bytes(range(256)) * {UNIT // 256}
+    stats = readahead.stats()
+    assert stats["resident_bytes_loaded"] == {COUNT * UNIT}
+    print(stats["locked_bytes"], stats["arena_resident_bytes"])
+"""
+
+
+def locking(path: Path, limit: int) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", LOCKING, str(path), str(limit)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return run.stdout.splitlines()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks memory on Linux only")
+def test_weights_are_locked_where_the_limit_allows(path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if hard != resource.RLIM_INFINITY and hard < 4 * COUNT * UNIT:
+        pytest.skip("this user may lock no memory")
+    (said,) = locking(path, 4 * COUNT * UNIT)
+    locked, touched = map(int, said.split())
+    assert locked == touched >= COUNT * UNIT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks memory on Linux only")
+def test_where_locking_is_refused_one_line_says_what_to_change(path: Path) -> None:
+    warning, said = locking(path, 4096)
+    assert "weights are not locked in memory" in warning
+    assert "ulimit -l" in warning
+    assert said.split()[0] == "0"

@@ -14,7 +14,8 @@ use crate::io::place::{content, directory, write};
 const BLOCK: usize = 16 << 10;
 const SLICE: Duration = Duration::from_millis(100);
 
-fn point(paths: &[PathBuf], choice: EngineChoice, nbytes: Option<u64>) -> Point {
+/// A cold measurement of these files.
+pub(crate) fn point(paths: &[PathBuf], choice: EngineChoice, nbytes: Option<u64>) -> Point {
     Point {
         paths: paths.to_vec(),
         choice,
@@ -31,7 +32,8 @@ fn point(paths: &[PathBuf], choice: EngineChoice, nbytes: Option<u64>) -> Point 
     }
 }
 
-fn measure(point: Point) -> Result<Measured, Error> {
+/// Measure it.
+pub(crate) fn measure(point: Point) -> Result<Measured, Error> {
     let mut bench = Bench::new(point)?;
     while !bench.run_for(SLICE)? {}
     Ok(bench.measured())

@@ -8,6 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use airllm_rs::io::{EngineChoice, IoOptions, open};
 
+use crate::io::bench::{measure, point};
 use crate::io::place::{
     Read, arguments, cached_pages, content, directory, engines, evict, in_one_of_five_tries,
     is_alone, run, text, write,
@@ -119,6 +120,51 @@ fn check_cache(path: &PathBuf, choice: EngineChoice) {
     assert_eq!(cached_pages(path), 0, "{choice:?} {path:?}");
 }
 
+// What is in the page cache is read from there, what is not stays out, and both can be told.
+fn check_hot_and_cold(paths: &[PathBuf], choice: EngineChoice) {
+    let path = &paths[0];
+    let open = || open(std::slice::from_ref(path), choice, IoOptions::default()).unwrap();
+    let plan = [Read {
+        file: 0,
+        offset: 0,
+        nbytes: SIZES[0].next_multiple_of(4096),
+        needed: SIZES[0],
+    }];
+    let content = fs::read(path).unwrap();
+    let pages = cached_pages(path);
+    let mut engine = open();
+    assert!(
+        engine.features().contains(&"page cache"),
+        "{choice:?} {path:?}"
+    );
+    let (result, bytes) = run(engine.as_mut(), &plan).remove(0);
+    assert!(result.unwrap() >= SIZES[0] && bytes[..SIZES[0]] == content);
+    assert_eq!(
+        engine.cached_bytes(),
+        SIZES[0] as u64,
+        "{choice:?} {path:?}"
+    );
+    assert_eq!(cached_pages(path), pages);
+    evict(path);
+    assert!(
+        !open().features().contains(&"page cache"),
+        "{choice:?} {path:?}"
+    );
+    let measured = measure(point(&paths[..1], choice, None)).unwrap();
+    assert_eq!((measured.cached_bytes, measured.left.cached), (0, 0));
+    assert!(measured.left.sampled > 0);
+}
+
+// Of somebody else's file an overlay tells nothing, and mincore that all of it is there.
+fn check_foreign(path: &Path, choice: EngineChoice) {
+    let nobody = Some(65_534);
+    std::os::unix::fs::chown(path, nobody, nobody).unwrap();
+    fs::read(path).unwrap();
+    let options = IoOptions::default();
+    let engine = open(&[path.to_owned()], choice, options).unwrap();
+    assert!(!engine.features().contains(&"page cache"), "{choice:?}");
+}
+
 #[test]
 fn engines_read_what_read_reads_on_every_file_system() {
     if !is_alone() {
@@ -144,8 +190,16 @@ fn engines_read_what_read_reads_on_every_file_system() {
         for choice in engines(place) {
             check(&paths, choice, true);
             check(&paths, choice, false);
-            if choice != EngineChoice::Mmap && !place.ends_with("memory") {
-                in_one_of_five_tries(|| check_cache(&paths[0], choice));
+            // Memory is the only home of the files there.
+            if choice == EngineChoice::Mmap || place.ends_with("memory") {
+                continue;
+            }
+            in_one_of_five_tries(|| check_cache(&paths[0], choice));
+            if choice != EngineChoice::Buffered {
+                in_one_of_five_tries(|| check_hot_and_cold(&paths, choice));
+                if place.ends_with("overlay") {
+                    check_foreign(&paths[1], choice);
+                }
             }
         }
         all.append(&mut paths);

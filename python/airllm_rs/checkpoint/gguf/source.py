@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gguf
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 # A vocabulary of 256 thousand tokens, with merges, scores and types, takes two million.
-_MAX_VALUES = 1 << 23
+_MAX_VALUES = 1 << 22
+
+# Models have tens of keys and hundreds of tensors, thousands where each expert has its own. The
+# package keeps a kilobyte or so for each.
+_MAX_KEYS = _MAX_TENSORS = 1 << 16
 
 # Lists longer than one number per layer are the vocabulary's.
 _MAX_LISTED = 1 << 12
+
+_HEAD = Struct("=4sIQQ")
+"""Magic, version, counts of tensors and of keys."""
 
 
 class StoredTensor(NamedTuple):
@@ -64,9 +72,8 @@ def read_source(path: Path) -> Source:
         OSError: if it cannot be read.
     """
     with _one_line_errors(path), np.errstate(all="ignore"):
+        _check_counts(path)
         reader = _BoundedReader(path)
-        if reader.byte_order != "I":
-            raise UnsupportedModelError(f"{path} is of the other byte order than this machine")
         metadata = {name: _value(entry) for name, entry in reader.fields.items()}
         tensors = {tensor.name: _stored(reader, tensor) for tensor in reader.tensors}
     for kind in {tensor.kind for tensor in tensors.values()}:
@@ -122,6 +129,22 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path} is no whole GGUF file: {first}") from error
+
+
+def _check_counts(path: Path) -> None:
+    """Refuse what the package's reader would fill memory with, or has no use for."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        raise ValueError(f"it ends after {len(head)} bytes, expected {_HEAD.size} or more")
+    magic, version, tensors, keys = _HEAD.unpack(head)
+    if magic != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    if version & 0xFFFF == 0:
+        raise UnsupportedModelError(f"{path} is of the other byte order than this machine")
+    for count, most, what in ((keys, _MAX_KEYS, "keys"), (tensors, _MAX_TENSORS, "tensors")):
+        if count > most:
+            raise ValueError(f"it claims {count} {what}, expected {most} or fewer")
 
 
 def _value(entry: gguf.ReaderField) -> object:
