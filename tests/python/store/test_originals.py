@@ -45,9 +45,7 @@ def test_nothing_goes_when_the_store_is_not_what_was_written(
     assert (model / "model.safetensors").exists()
 
 
-def test_a_link_to_somebody_elses_file_goes_and_the_file_stays(
-    model: Path, tmp_path: Path
-) -> None:
+def test_a_link_to_somebody_elses_file_goes_and_the_file_stays(model: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.safetensors"
     shutil.move(model / "model.safetensors", elsewhere)
     (model / "model.safetensors").symlink_to(elsewhere)
