@@ -485,6 +485,7 @@ def verify_store(
     directory: str | PathLike[str],
     *,
     threads: int,
+    manifest: str | None = None,
     progress: Callable[[int, int, int], object] | None = None,
 ) -> int:
     """Read every byte of a shard store, hold it against its checksum, and return how many.
@@ -492,9 +493,11 @@ def verify_store(
     Args:
         directory: Has the manifest.
         threads: How many read at once.
+        manifest: The JSON of a manifest, instead of that in the directory.
         progress: Told ten times a second how many bytes are verified; two zeros follow.
 
     Raises:
+        ValueError: if the manifest given is none.
         CheckpointError: naming the file, chunk and tensor of the first bytes that differ.
         OSError: if a file cannot be read.
     """

@@ -95,15 +95,23 @@ pub(crate) fn write_store(
 }
 
 #[pyfunction]
-#[pyo3(signature = (directory, *, threads, progress = None))]
+#[pyo3(signature = (directory, *, threads, manifest = None, progress = None))]
 pub(crate) fn verify_store(
     py: Python<'_>,
     directory: PathBuf,
     threads: usize,
+    manifest: Option<String>,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<u64> {
+    let given = manifest.map(|json| Manifest::parse(json.as_bytes()));
+    let given = given
+        .transpose()
+        .map_err(|fault| PyValueError::new_err(fault.to_string()))?;
     let work = move |progress: &Progress| {
-        let manifest = Manifest::read(&directory)?;
+        let manifest = match given {
+            Some(manifest) => Some(manifest),
+            None => Manifest::read(&directory)?,
+        };
         let manifest = manifest.ok_or_else(|| Error::NoCheckpoint {
             path: directory.clone(),
         })?;

@@ -49,7 +49,7 @@ def request(model: Path, *directories: Path, scheme: str | None = None) -> Store
 
 def make(model: Path, *directories: Path, scheme: str | None = None, **changes: object) -> Made:
     """Make a store."""
-    asked = replace(request(model, *directories, scheme=scheme), **changes)  # type: ignore[arg-type]
+    asked = replace(request(model, *directories, scheme=scheme), **changes)
     return make_store(asked, NoProgress())
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+from os import fspath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.auto.opening import open_files
-from airllm_rs.families import family_of, validate
+from airllm_rs.checkpoint import hub
+from airllm_rs.checkpoint.model_files import read_json
+from airllm_rs.checkpoint.opening import local
+from airllm_rs.checkpoint.remote import look_at
+from airllm_rs.families import family_of, read_config, validate
 from airllm_rs.memory import choose_budget
 from airllm_rs.store import StoreRequest, check_scheme, make_store
+from airllm_rs.store.downloading import DownloadRequest, make_while_downloading
 from airllm_rs.store.registry import register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
-    from pathlib import Path
 
     from airllm_rs.auto.options import LoadOptions
     from airllm_rs.stats.progress import Progress
@@ -41,6 +47,10 @@ def shard(
         OSError: if a file cannot be read or written.
     """
     scheme = check_scheme(compression)
+    if while_downloading:
+        made = _while_downloading(path_or_id, directories, options, progress, scheme, memory)
+        register(made.store)
+        return made
     files, config = open_files(path_or_id, options, progress)
     family = family_of(config)
     validate(config, family, files)
@@ -58,3 +68,40 @@ def shard(
     made = make_store(request, progress)
     register(made.store)
     return made
+
+
+def _while_downloading(
+    path_or_id: str | PathLike[str],
+    directories: Sequence[Path],
+    options: LoadOptions,
+    progress: Progress,
+    scheme: str | None,
+    memory: str | int,
+) -> Made:
+    repo_id = fspath(path_or_id)
+    if local(path_or_id) is not None:
+        raise ValueError(f"while_downloading needs a hub id, and {repo_id} is here: leave it out")
+    # configuration and tokenizer, as if the weights were there
+    snapshot = hub.download(
+        repo_id,
+        revision=options.revision,
+        cache_dir=Path(options.cache_dir) if options.cache_dir is not None else None,
+        token=options.hf_token,
+        check=lambda raw: read_config(raw, options.config_overrides),
+        has_weights=lambda _directory: True,
+        progress=progress,
+    )
+    config = read_config(read_json(snapshot / "config.json"), options.config_overrides)
+    family = family_of(config)
+    remote = look_at(repo_id, snapshot.name, options.hf_token)
+    validate(config, family, remote)
+    request = DownloadRequest(
+        remote=remote,
+        snapshot=snapshot,
+        config=config,
+        family=family,
+        scheme=scheme,
+        directories=tuple(directory.absolute() for directory in directories),
+        memory_bytes=choose_budget(memory).nbytes,
+    )
+    return make_while_downloading(request, progress)

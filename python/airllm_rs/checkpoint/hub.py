@@ -61,7 +61,7 @@ def download(
             )
         )
 
-    with _one_line_errors(repo_id, revision), _no_bars_but_ours():
+    with one_line_errors(repo_id, revision), no_bars_but_ours():
         directory = fetch(SMALL)
         config = read_json(directory / "config.json", f"{repo_id} has no config.json on the hub")
         if check is not None:
@@ -119,7 +119,7 @@ def _cache(cache_dir: Path | None) -> Path:
 
 
 @contextmanager
-def _one_line_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+def one_line_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's client raises into one line that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -151,7 +151,8 @@ def _one_line_errors(repo_id: str, revision: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _no_bars_but_ours() -> Iterator[None]:
+def no_bars_but_ours() -> Iterator[None]:
+    """Keep the hub's client from drawing."""
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
         disable_progress_bars,

@@ -10,7 +10,7 @@ from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, plain
 from airllm_rs.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from airllm_rs import _core
@@ -71,6 +71,14 @@ class ModelFiles:
                 totals[weight.dtype] = totals.get(weight.dtype, 0) + weight.nbytes
         default = "BF16" if self.packed else "F32"
         return max(totals, key=lambda dtype: totals[dtype], default=default)
+
+
+def main_dtype(tensors: Iterable[TensorInfo]) -> str:
+    """Return the dtype that most bytes of ``tensors`` have."""
+    totals: dict[str, int] = {}
+    for info in tensors:
+        totals[info.dtype] = totals.get(info.dtype, 0) + info.nbytes
+    return max(totals, key=lambda dtype: totals[dtype], default="F32")
 
 
 def read_json(path: Path, missing: str | None = None) -> dict[str, object]:

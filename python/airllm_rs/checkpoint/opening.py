@@ -67,7 +67,7 @@ def open_checkpoint(
         OSError: if a file cannot be read.
     """
     progress = progress or NoProgress()
-    path = _local(path_or_id)
+    path = local(path_or_id)
     if path is None:
         from airllm_rs.checkpoint import hub
 
@@ -107,7 +107,7 @@ def open_checkpoint(
     )
 
 
-def _local(path_or_id: str | PathLike[str]) -> Path | None:
+def local(path_or_id: str | PathLike[str]) -> Path | None:
     """Return the path that the user means, None for a hub id."""
     text = fspath(path_or_id)
     path = Path(text).expanduser()

@@ -153,6 +153,7 @@ def write_files(
     metadata: dict[str, str],
     workforce: Workforce,
     advance: Callable[[int, int, int], object],
+    numbers: dict[int, int] | None = None,
 ) -> list[StoredFile]:
     """Make files of a store; a full disk is told in words.
 
@@ -160,7 +161,7 @@ def write_files(
         NotEnoughSpaceException: if the disk is full; what is finished is kept.
         OSError: for whatever else the disk says.
     """
-    numbers = {number: number for number in range(len(sources))}
+    numbers = numbers or {number: number for number in range(len(sources))}
     try:
         records = _core.write_store(
             list(directories),
@@ -206,13 +207,21 @@ def finish(
     return store
 
 
-def check_space(directories: Sequence[Path], jobs: Sequence[FileJob], what: str) -> None:
-    """Raise unless what is still to be written fits, each directory for itself.
+def check_space(
+    directories: Sequence[Path], jobs: Sequence[FileJob], what: str, extra: int = 0
+) -> None:
+    """Raise unless what is still to be written fits, each disk for itself.
+
+    Args:
+        directories: Where the files go.
+        jobs: The files.
+        what: What needs the room, for people.
+        extra: Bytes that the first directory holds for a while.
 
     Raises:
         NotEnoughSpaceException: naming what is needed and what is free.
     """
-    needed: dict[int, int] = {}
+    needed: dict[int, int] = {directories[0].stat().st_dev: extra}
     places: dict[int, Path] = {}
     for number, directory in enumerate(directories):
         device = directory.stat().st_dev

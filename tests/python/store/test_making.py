@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import airllm_rs
 from airllm_rs import _core
 from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.errors import (
     BudgetError,
     CheckpointError,
@@ -29,13 +30,12 @@ from airllm_rs.errors import (
 from airllm_rs.stats import process_memory
 from airllm_rs.stats.progress import NoProgress
 from airllm_rs.store import make_store, read_store
-from airllm_rs.store.manifest import INDEX
 from airllm_rs.store.verification import verify_at_load, verify_store
 from store_making import SHAPE, decode, make, manifest, relative_error, request, tensors
 from tiny import oracle, tiny_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LIMITS = {"8bit": 4.0e-5, "4bit": 6.0e-3, "4bit-hq": 4.8e-3}
 Q = "model.layers.0.self_attn.q_proj.weight"
@@ -110,7 +110,7 @@ def test_parts_of_a_matrix_lie_together_where_direct_reads_begin(
 
 def test_a_tied_head_gets_a_copy_of_its_own(tmp_path: Path) -> None:
     shape = {**SHAPE, "tie_word_embeddings": True}
-    model = tiny_checkpoint("llama", tmp_path / "model", **shape)
+    model = tiny_checkpoint("llama", tmp_path / "model", dtype=torch.float16, **shape)
     table = load_file(model / "model.safetensors")["model.embed_tokens.weight"]
     make(model, tmp_path / "dense")
     assert not (tmp_path / "dense" / "lm_head.safetensors").exists()
@@ -246,7 +246,7 @@ def test_a_store_of_another_checkpoint_or_scheme_is_never_replaced(
     make(model, tmp_path / "store", scheme="8bit")
     with pytest.raises(StoreError, match="compression=8bit, not 4bit: remove it"):
         make(model, tmp_path / "store", scheme="4bit")
-    other = tiny_checkpoint("llama", tmp_path / "other", **SHAPE)
+    other = tiny_checkpoint("llama", tmp_path / "other", dtype=torch.float16, **SHAPE)
     with pytest.raises(StoreError, match=r"made of other files than .*other has: remove it"):
         make(other, tmp_path / "store", scheme="8bit")
     changed = tmp_path / "model"
@@ -311,7 +311,7 @@ def test_a_disk_that_fills_up_is_named_and_what_is_finished_is_kept(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Callable[[int], Path]:
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """Mount a tmpfs of a size, where that is allowed."""
     place = tmp_path / "disk"
     place.mkdir()
@@ -323,7 +323,7 @@ def small_disk(tmp_path: Path) -> Callable[[int], Path]:
             pytest.skip(f"no mount: {done.stderr.decode()}")
         return place
 
-    yield mount  # type: ignore[misc]
+    yield mount
     subprocess.run(["umount", str(place)], capture_output=True, check=False)
 
 

@@ -1,0 +1,153 @@
+"""``compression=`` finds what was made before, makes what was not, and downloads nothing twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from airllm_rs.auto.opening import open_files
+from airllm_rs.auto.options import LoadOptions
+from airllm_rs.errors import StoreError
+from airllm_rs.stats.progress import NoProgress
+from airllm_rs.store import read_store
+from store_making import SHAPE
+from tiny import tiny_checkpoint
+
+if TYPE_CHECKING:
+    from airllm_rs.checkpoint import ModelFiles
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRLLM_RS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny_checkpoint("llama", tmp_path / "model", dtype=torch.bfloat16, **SHAPE)
+
+
+def opened(path: Path | str, **options: object) -> ModelFiles:
+    asked = LoadOptions(**options)  # type: ignore[arg-type]
+    return open_files(path, asked, NoProgress())[0]
+
+
+def test_a_store_is_made_once_where_the_user_wants_it(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    shards = tmp_path / "shards"
+    files = opened(model, compression="4bit", layer_shards_saving_path=str(shards))
+    assert files.path.parent == shards
+    assert "making a 4bit copy of" in caplog.text
+    times = [path.stat().st_mtime_ns for path in sorted(files.path.glob("*.safetensors"))]
+    again = opened(model, compression="4bit", layer_shards_saving_path=str(shards))
+    assert again.path == files.path
+    assert times == [path.stat().st_mtime_ns for path in sorted(files.path.glob("*.safetensors"))]
+    in_cache = opened(model, compression="8bit")
+    assert in_cache.path.parent == tmp_path / "cache" / "stores"
+
+
+def test_the_store_is_found_when_the_original_was_deleted(model: Path, tmp_path: Path) -> None:
+    files = opened(model, compression="8bit", delete_original=True)
+    assert not (model / "model.safetensors").exists()
+    assert opened(model, compression="8bit").path == files.path
+
+
+def test_delete_original_without_compression_deletes_nothing(model: Path) -> None:
+    assert opened(model, delete_original=True).path == model
+    assert (model / "model.safetensors").exists()
+
+
+def test_a_changed_checkpoint_gets_a_store_of_its_own(model: Path) -> None:
+    first = opened(model, compression="8bit").path
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    assert opened(model, compression="8bit").path != first
+
+
+def test_a_store_with_its_own_scheme_is_itself_and_with_another_an_error(model: Path) -> None:
+    store = opened(model, compression="8bit").path
+    assert opened(store, compression="8bit").path == store
+    assert opened(store).path == store
+    with pytest.raises(StoreError, match=r"with 8bit weights: leave compression= out, or start"):
+        opened(store, compression="4bit")
+
+
+def test_who_only_plans_makes_nothing(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="make one with `airllm-rs shard`"):
+        opened(model, compression="8bit", may_make=False)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def split(model: Path, place: Path, name: str = "splitted_model") -> Path:
+    """Split a checkpoint as AirLLM does: a file per layer, an empty marker beside each."""
+    weights = load_file(model / "model.safetensors")
+    directory = place / name
+    directory.mkdir(parents=True)
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in weights.items():
+        parts = key.split(".")
+        layer = ".".join(parts[:3] if parts[1] == "layers" else parts[:-1])
+        layers.setdefault(layer, {})[key] = tensor
+    for layer, tensors in layers.items():
+        save_file(tensors, directory / f"{layer}.safetensors")
+        (directory / f"{layer}.safetensors.done").touch()
+    return directory
+
+
+@pytest.mark.parametrize("where", ["in the snapshot", "beside it", "named"])
+def test_a_split_of_airllm_is_read(model: Path, tmp_path: Path, where: str) -> None:
+    expected = load_file(model / "model.safetensors")
+    shards = tmp_path / "shards"
+    directory = split(model, shards if where == "beside it" else model)
+    (model / "model.safetensors").unlink()
+    if where == "named":
+        files = opened(directory)
+    elif where == "beside it":
+        files = opened(model, layer_shards_saving_path=str(shards))
+    else:
+        files = opened(model)
+    assert set(files.names()) == set(expected)
+    assert {Path(path).parent for path in files.files} == {directory}
+    assert files.path == model
+
+
+def test_a_split_that_airllm_did_not_finish_is_not_read(model: Path) -> None:
+    directory = split(model, model)
+    next(iter(directory.glob("*.done"))).unlink()
+    assert {Path(path).parent for path in opened(model).files} == {model}
+
+
+def test_a_split_is_found_before_anything_is_downloaded(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    shutil.copytree(model, snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
+    (snapshot / "model.safetensors").unlink()
+    directory = split(model, snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    files = opened("someone/tiny", cache_dir=str(tmp_path / "hub"))
+    assert {Path(path).parent for path in files.files} == {directory}
+
+
+def test_a_store_of_a_hub_id_is_found_without_its_weights(model: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("0" * 40)
+    shutil.copytree(model, snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
+    options = {"compression": "8bit", "cache_dir": str(tmp_path / "hub"), "local_files_only": True}
+    made = opened("someone/tiny", **options)
+    store = read_store(made.path)
+    assert store is not None
+    assert (store.source["name"], store.source["commit"]) == ("someone/tiny", "0" * 40)
+    (snapshot / "model.safetensors").unlink()
+    assert opened("someone/tiny", **options).path == made.path
