@@ -292,6 +292,27 @@ fn nearest(value: f32) -> f32 {
     nearest
 }
 
+/// The code of the value of NF4 that is nearest: how many midpoints are below.
+#[inline(always)]
+fn nearest_code(value: f32) -> u8 {
+    // the first two comparisons leave three midpoints; as vectors, a choice is cheaper than they are
+    let is_upper = value > MIDPOINTS[7];
+    let half = |code: usize| {
+        if is_upper {
+            MIDPOINTS[code + 8]
+        } else {
+            MIDPOINTS[code]
+        }
+    };
+    let is_second = value > half(3);
+    let (first, second) = ([half(0), half(1), half(2)], [half(4), half(5), half(6)]);
+    let mut code = 8 * u32::from(is_upper) + 4 * u32::from(is_second);
+    for (first, second) in first.into_iter().zip(second) {
+        code += u32::from(value > if is_second { second } else { first });
+    }
+    code as u8
+}
+
 /// Write nearest codes, given the inverse of each block's scale; the first of two goes high.
 #[inline(always)]
 fn codes<const BLOCK: usize>(values: &[f32], inverses: &[f32], q: &mut [u8]) {
@@ -304,12 +325,7 @@ fn codes<const BLOCK: usize>(values: &[f32], inverses: &[f32], q: &mut [u8]) {
     {
         let mut codes = [0_u8; BLOCK];
         for (code, value) in codes.iter_mut().zip(block) {
-            let value = value * inverse;
-            let above: u32 = MIDPOINTS
-                .iter()
-                .map(|&midpoint| u32::from(value > midpoint))
-                .sum();
-            *code = above as u8;
+            *code = nearest_code(value * inverse);
         }
         for (q, pair) in q.iter_mut().zip(codes.as_chunks::<2>().0) {
             *q = pair[0] << 4 | pair[1];

@@ -5,14 +5,12 @@ use std::arch::aarch64::*;
 use crate::quant::float::f32_to_f16;
 
 #[inline]
-#[target_feature(enable = "neon")]
 pub(crate) fn load(from: &[u8; 16]) -> uint8x16_t {
     // SAFETY: the array is as large as the register.
     unsafe { vld1q_u8(from.as_ptr()) }
 }
 
 #[inline]
-#[target_feature(enable = "neon")]
 fn store(register: uint8x16_t, to: &mut [u8; 16]) {
     // SAFETY: the array is as large as the register.
     unsafe { vst1q_u8(to.as_mut_ptr(), register) };
@@ -20,7 +18,6 @@ fn store(register: uint8x16_t, to: &mut [u8; 16]) {
 
 /// Write sixteen numbers.
 #[inline]
-#[target_feature(enable = "neon")]
 pub(crate) fn store_f32(numbers: [float32x4_t; 4], out: &mut [u8]) {
     for (numbers, out) in numbers.into_iter().zip(out.as_chunks_mut().0) {
         store(vreinterpretq_u8_f32(numbers), out);
@@ -29,7 +26,6 @@ pub(crate) fn store_f32(numbers: [float32x4_t; 4], out: &mut [u8]) {
 
 /// Write sixteen numbers, rounded one by one: conversions to binary16 are not stable.
 #[inline]
-#[target_feature(enable = "neon")]
 pub(crate) fn store_f16(numbers: [float32x4_t; 4], out: &mut [u8]) {
     let mut singles = [0; 64];
     store_f32(numbers, &mut singles);
@@ -40,7 +36,6 @@ pub(crate) fn store_f16(numbers: [float32x4_t; 4], out: &mut [u8]) {
 
 /// Write sixteen numbers, rounded; wrong for NaN.
 #[inline]
-#[target_feature(enable = "neon")]
 pub(crate) fn store_bf16(numbers: [float32x4_t; 4], out: &mut [u8]) {
     let [a, b, c, d] = numbers.map(|numbers| {
         let bits = vreinterpretq_u32_f32(numbers);

@@ -12,12 +12,6 @@ pub(super) fn write_groups(
     (q, scales): (&[u8], &[f32]),
     out: &mut [u8],
 ) {
-    // SAFETY: NEON is in the baseline of AArch64.
-    unsafe { write(unit, float, (q, scales), out) };
-}
-
-#[target_feature(enable = "neon")]
-fn write(unit: usize, float: Float, (q, scales): (&[u8], &[f32]), out: &mut [u8]) {
     let size = float.nbytes();
     let sixteens = q
         .as_chunks::<16>()

@@ -16,12 +16,6 @@ pub(super) fn write_groups(
     (q, scales): (&[u8], &[f32]),
     out: &mut [u8],
 ) {
-    // SAFETY: NEON is in the baseline of AArch64.
-    unsafe { write(lut4, unit, float, (q, scales), out) };
-}
-
-#[target_feature(enable = "neon")]
-fn write(lut4: &Lut4, unit: usize, float: Float, (q, scales): (&[u8], &[f32]), out: &mut [u8]) {
     let tables: [uint8x16_t; 4] =
         std::array::from_fn(|place| load(&lut4.codebook.map(|code| code.to_le_bytes()[place])));
     let nibble = vdupq_n_u8(15);

@@ -71,11 +71,10 @@ pub(crate) fn total(lanes: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehdup_ps(pairs)))
 }
 
-/// Ask for the line that begins `ahead` bytes after these.
+/// Ask for the line that begins `ahead` bytes after these, which is a hint and may be anywhere.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn prefetch(line: &[u8], ahead: usize) {
     let address = line.as_ptr().wrapping_add(ahead).cast();
-    // SAFETY: a hint; it may point anywhere.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+    _mm_prefetch::<_MM_HINT_T0>(address);
 }

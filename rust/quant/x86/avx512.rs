@@ -75,13 +75,12 @@ pub(crate) fn f16(low: __m512, high: __m512) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
 }
 
-/// Ask for the line that begins `ahead` bytes after these.
+/// Ask for the line that begins `ahead` bytes after these, which is a hint and may be anywhere.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn prefetch(line: &[u8], ahead: usize) {
     let address = line.as_ptr().wrapping_add(ahead).cast();
-    // SAFETY: a hint; it may point anywhere.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+    _mm_prefetch::<_MM_HINT_T0>(address);
 }
 
 /// The same bits.

@@ -13,7 +13,7 @@ macro_rules! cover {
         let x_rows = sums.len() / strip.rows;
         let mut m = 0;
         $(
-            while m + $width <= x_rows {
+            while x_rows - m >= $width {
                 let mut row = 0;
                 while row + $rows <= strip.rows {
                     let found = $tile::<$rows, $width>(kernel, strip, row, m);
