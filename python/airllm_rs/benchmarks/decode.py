@@ -18,6 +18,7 @@ from airllm_rs.benchmarks.decode_options import DecodeOptions
 from airllm_rs.errors import AirLLMError
 from airllm_rs.memory.budget import this_machine
 from airllm_rs.memory.prediction import DISK, Rate, predict
+from airllm_rs.weights.experience import recall_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -90,6 +91,8 @@ class Measured:
     before: Device
     after: Device
     memory_gbps: float
+    used_gbps: float | None
+    """How fast earlier runs used weights; None if there were none."""
     options: DecodeOptions = field(default_factory=DecodeOptions)
 
     @property
@@ -108,7 +111,7 @@ class Measured:
         prefill_s = median(phase.seconds for phase in prefills)
         device = self.device_gbps
         disk = Rate(device, "measured") if device else DISK
-        predicted = predict(self.plan, disk, Rate(self.memory_gbps, "measured"))
+        predicted = predict(self.plan, disk, Rate(self.used_gbps or self.memory_gbps, "measured"))
         expected = predicted["s_per_token"]
         assert isinstance(expected, float), "seconds"
         achieved = median(phase.bytes_read / phase.seconds / 1e9 for phase in decodes)
@@ -140,6 +143,7 @@ class Measured:
                 "decode_share": achieved / device if device and streams else None,
             },
             "memory_gb_per_s": self.memory_gbps,
+            "earlier_use_gb_per_s": self.used_gbps,
             "predicted": predicted,
             "measured_over_predicted": s_per_token / expected if expected else None,
             "peak_bytes": self.stats["memory"]["peak_bytes"],
@@ -166,6 +170,8 @@ def measure(
         AirLLMError: if weights cannot be read.
         OSError: if a file cannot be read.
     """
+    # what `plan` would have predicted with, before this run adds to it
+    used_gbps = recall_rate(opened.plan, opened.files.files) if opened.options.is_real else None
     with load_model(opened, progress) as model:
         load_s = model.timings.load_s
         begun = time.monotonic()
@@ -184,7 +190,9 @@ def measure(
         plan = model.plan
     if after_close is not None:
         after_close(model)
-    return Measured(plan, load_s, warmup_s, rounds, stats, before, after, memory_gbps(), options)
+    return Measured(
+        plan, load_s, warmup_s, rounds, stats, before, after, memory_gbps(), used_gbps, options
+    )
 
 
 def memory_gbps() -> float:
