@@ -49,7 +49,7 @@ def request(model: Path, *directories: Path, scheme: str | None = None) -> Store
 
 def make(model: Path, *directories: Path, scheme: str | None = None, **changes: object) -> Made:
     """Make a store."""
-    asked = replace(request(model, *directories, scheme=scheme), **changes)
+    asked = replace(request(model, *directories, scheme=scheme), **changes)  # type: ignore[arg-type]
     return make_store(asked, NoProgress())
 
 
@@ -58,7 +58,7 @@ def tensors(*directories: Path) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for directory in directories:
         for path in sorted(directory.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - no mapping
                     if not name.startswith("__pad__."):
                         assert name not in found

@@ -38,7 +38,7 @@ def load_model(
     """
     started = time.monotonic()
     plan, options = opened.plan, opened.options
-    verify_at_load(opened.files.path, options.verify, progress)
+    verify_at_load(opened.files.path, options.verify, progress, opened.budget.nbytes)
     log.info("%s", opened.budget)
     log.info(
         "weights: %s of %s stay in memory, %s are streamed per sweep; context: %d tokens",

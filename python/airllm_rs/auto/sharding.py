@@ -47,6 +47,10 @@ def shard(
         OSError: if a file cannot be read or written.
     """
     scheme = check_scheme(compression)
+    if while_downloading and delete_original:
+        raise ValueError(
+            "delete_original and while_downloading cannot be combined: nothing is kept"
+        )
     if while_downloading:
         made = _while_downloading(path_or_id, directories, options, progress, scheme, memory)
         register(made.store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ def open_checkpoint(
         OSError: if a file cannot be read.
     """
     progress = progress or NoProgress()
+    prepared = cache(prepared) if prepared is not None else None
     path = local(path_or_id)
     if path is None:
         from airllm_rs.checkpoint import hub

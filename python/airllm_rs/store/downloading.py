@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from airllm_rs.store.making import (
     write_files,
 )
 from airllm_rs.store.manifest import StoredFile
-from airllm_rs.store.workforce import Workforce
+from airllm_rs.store.workforce import Workforce, verifying_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -182,7 +181,7 @@ def _encode(work: _Work, jobs: Sequence[FileJob]) -> list[StoredFile]:
             "directories": ["."],
             "files": [file._asdict() for file in own],
         }
-        threads = min(max(os.cpu_count() or 1, 2), 8)
+        threads = verifying_threads(work.request.memory_bytes)
         _core.verify_store(directory, threads=threads, manifest=json.dumps(manifest))
     return files
 

@@ -129,7 +129,7 @@ def _make(
     store = finish(request.directories, request.scheme, identity, files, companions)
     deleted = 0
     if request.may_delete:
-        verify_store(store.directory, progress)
+        verify_store(store.directory, progress, request.memory_bytes)
         deleted = delete_originals(request.files)
         log.info("deleted %.2f GB of %s", deleted / 1e9, identity.name)
     return Made(store, counts.made, counts.kept, counts.nbytes, deleted)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
@@ -14,6 +13,7 @@ from airllm_rs.checkpoint.durable import write_json
 from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.errors import StoreError
 from airllm_rs.store.manifest import read_store
+from airllm_rs.store.workforce import verifying_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,11 +26,14 @@ log = logging.getLogger(__name__)
 MODES = ("off", "first", "always")
 """What ``verify=`` may be."""
 
-_MOST_THREADS = 8
 
-
-def verify_store(directory: Path, progress: Progress) -> int:
+def verify_store(directory: Path, progress: Progress, memory_bytes: int | None = None) -> int:
     """Read every byte of a store, hold it against its checksum, and return how many there are.
+
+    Args:
+        directory: Has the manifest.
+        progress: Shows how far it is.
+        memory_bytes: The budget of the whole process.
 
     Raises:
         StoreError: if there is no store in the directory.
@@ -40,12 +43,14 @@ def verify_store(directory: Path, progress: Progress) -> int:
     store = read_store(directory)
     if store is None:
         raise StoreError(f"{directory} has no {MANIFEST}: it is no shard store, or not finished")
-    nbytes = _verify(store, progress)
+    nbytes = _verify(store, progress, memory_bytes)
     _remember(store)
     return nbytes
 
 
-def verify_at_load(directory: Path, mode: str, progress: Progress) -> None:
+def verify_at_load(
+    directory: Path, mode: str, progress: Progress, memory_bytes: int | None = None
+) -> None:
     """Verify a store as ``verify=`` says; what is no store has no checksums.
 
     Raises:
@@ -58,15 +63,15 @@ def verify_at_load(directory: Path, mode: str, progress: Progress) -> None:
     if store is None or (mode == "first" and _is_remembered(store)):
         return
     log.info("verifying %s (verify='off' leaves it out)", directory)
-    _verify(store, progress)
+    _verify(store, progress, memory_bytes)
     _remember(store)
 
 
-def _verify(store: Store, progress: Progress) -> int:
+def _verify(store: Store, progress: Progress, memory_bytes: int | None) -> int:
     with progress.task(f"verifying {store.directory.name}", store.nbytes) as task:
         return _core.verify_store(
             store.directory,
-            threads=min(max(os.cpu_count() or 1, 4), _MOST_THREADS),
+            threads=verifying_threads(memory_bytes),
             progress=lambda nbytes, _made, _kept: task.update(nbytes),
         )
 

@@ -18,12 +18,24 @@ _MIB = 1 << 20
 _LARGEST_BLOCK = 8 * _MIB
 _SMALLEST_BLOCK = _MIB // 4
 _MOST_THREADS = 32
+# So many reads of 8 MiB keep a disk busy.
+_WAITING_FOR_DISK = 4
+_MOST_VERIFYING = 8
 # Some wait for the disk while others encode.
 _WAITING = 2
 # A block of the source, what is made of it, one row as floats, and both ends of a direct read.
 _PER_BLOCK = 2.25
 _PER_THREAD = 3 * _MIB
 _MARGIN = 32 * _MIB
+
+
+def verifying_threads(memory_bytes: int | None = None) -> int:
+    """Return how many threads verify a store within a budget; at least one."""
+    wanted = min(max(os.cpu_count() or 1, _WAITING_FOR_DISK), _MOST_VERIFYING)
+    if memory_bytes is None:
+        return wanted
+    room = memory_bytes - process_memory().total_bytes - _MARGIN
+    return max(1, min(wanted, room // (_LARGEST_BLOCK + _PER_THREAD)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,13 +42,12 @@ def test_an_unknown_keyword_and_a_double_one_are_errors() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("compression", "4bit"),
-        ("delete_original", True),
+        ("compression", "3bit"),
         ("device_memory", "4GiB"),
         ("kv_cache_dtype", "int8"),
         ("draft_memory", "1GiB"),
         ("draft", "prompt-lookup"),
-        ("verify", "always"),
+        ("verify", "sometimes"),
         ("device", "cuda:0"),
         ("device", "mlx"),
         ("engine", "psync"),

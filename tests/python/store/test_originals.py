@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +12,9 @@ from airllm_rs import _core
 from airllm_rs.errors import CheckpointError
 from store_making import SHAPE, make
 from tiny import tiny_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
