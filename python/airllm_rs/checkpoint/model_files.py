@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, plain
+from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, plain
 from airllm_rs.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from airllm_rs import _core
@@ -63,22 +63,13 @@ class ModelFiles:
     @property
     def main_dtype(self) -> str:
         """The dtype that most bytes of weights have; of a packed model, of what is not packed."""
-        totals: dict[str, int] = {}
-        for name in self.weight_names():
-            weight = self.stored(name)
-            # vectors are float32 in many files, whatever the model was
-            if weight.layout is None and (not self.packed or len(weight.shape) > 1):
-                totals[weight.dtype] = totals.get(weight.dtype, 0) + weight.nbytes
-        default = "BF16" if self.packed else "F32"
-        return max(totals, key=lambda dtype: totals[dtype], default=default)
-
-
-def main_dtype(tensors: Iterable[TensorInfo]) -> str:
-    """Return the dtype that most bytes of ``tensors`` have."""
-    totals: dict[str, int] = {}
-    for info in tensors:
-        totals[info.dtype] = totals.get(info.dtype, 0) + info.nbytes
-    return max(totals, key=lambda dtype: totals[dtype], default="F32")
+        weights = map(self.stored, self.weight_names())
+        plain_ones = [weight for weight in weights if weight.layout is None]
+        if not self.packed:
+            return main_dtype(weight.parts[0].info for weight in plain_ones)
+        # vectors are float32 in many files, whatever the model was
+        matrices = [weight.parts[0].info for weight in plain_ones if len(weight.shape) > 1]
+        return main_dtype(matrices, default="BF16")
 
 
 def read_json(path: Path, missing: str | None = None) -> dict[str, object]:

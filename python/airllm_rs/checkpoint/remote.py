@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.hub import IGNORED, WEIGHTS, no_bars_but_ours, one_line_errors
-from airllm_rs.checkpoint.model_files import TensorInfo, main_dtype
+from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, plain
 from airllm_rs.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -46,6 +46,14 @@ class RemoteCheckpoint:
     def names(self) -> list[str]:
         """Return the names of all tensors, in the order of the files."""
         return list(self.tensors)
+
+    def weight_names(self) -> list[str]:
+        """Return the names of all weights, each a plain tensor."""
+        return self.names()
+
+    def stored(self, name: str) -> StoredWeight:
+        """Return how a weight is stored."""
+        return plain(name, self.tensors[name])
 
     def tensor(self, name: str) -> TensorInfo:
         """Return what a tensor is; its offset is known when its file is here."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Q = "q"
 """The part with the numbers, of every layout."""
@@ -83,3 +83,11 @@ class StoredWeight:
 def plain(name: str, info: TensorInfo) -> StoredWeight:
     """Return the weight that is one tensor of numbers."""
     return StoredWeight(name, info.shape, (StoredPart(Q, name, info),))
+
+
+def main_dtype(tensors: Iterable[TensorInfo], default: str = "F32") -> str:
+    """Return the dtype that most bytes of ``tensors`` have."""
+    totals: dict[str, int] = {}
+    for info in tensors:
+        totals[info.dtype] = totals.get(info.dtype, 0) + info.nbytes
+    return max(totals, key=lambda dtype: totals[dtype], default=default)

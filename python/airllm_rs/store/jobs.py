@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Protocol
 
-    from airllm_rs.checkpoint.model_files import TensorInfo
+    from airllm_rs.checkpoint.stored import TensorInfo
     from airllm_rs.config import ModelConfig
     from airllm_rs.families import Family
     from airllm_rs.store.identity import SourceIdentity

@@ -25,7 +25,7 @@ from airllm_rs.weights.packed import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from torch import Tensor
 
@@ -111,7 +111,9 @@ class Matrix:
         if self._kept[index] is None and unit not in self._source.residents:
             self._source.used(unit)
 
-    def pieces(self, index: int, *, out_of_turn: bool = False) -> Iterator[tuple[int, int, Tensor]]:
+    def pieces(
+        self, index: int, *, out_of_turn: bool = False
+    ) -> Generator[tuple[int, int, Tensor]]:
         """Wait for block ``index`` and yield its rows as numbers of the arithmetic's dtype.
 
         Yields (first row, one after the last, numbers); rows are the matrix's. What is yielded may
