@@ -6,7 +6,7 @@ from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -23,6 +23,7 @@ from airllm_rs.weights.packed import (
     plain_layout,
     tensor_weight,
 )
+from airllm_rs.weights.repacking import Place, Repacker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,18 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from airllm_rs.checkpoint import StoredWeight
+    from airllm_rs.checkpoint.stored import Repacking
     from airllm_rs.memory import MemoryPlan
     from airllm_rs.memory.units import Piece
-
-
-class Place(NamedTuple):
-    """Where a part of a block lies in a unit."""
-
-    role: str
-    unit: int
-    part: int
-    offset: int
-    """Bytes from the start of that part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +67,7 @@ class Matrix:
         self._source = source
         self._layout = packed_layout(stored.layout) if stored.layout else plain_layout(stored.dtype)
         self._constants = stored.constants
+        self._repacking = {p.role: p.repacking for p in stored.parts if p.repacking is not None}
         self._kept: list[_core.Weight | None] = [None] * len(blocks)
         self._converted: Tensor | None = None
 
@@ -176,14 +169,18 @@ class Matrix:
         parts: dict[str, tuple[object, int]] = {
             role: (constant, 0) for role, constant in self._constants.items()
         }
+        rows = prod(block.shape[:-1])
         for place in block.places:
-            lease, start = self._source.place(place, out_of_turn=out_of_turn)
-            parts[place.role] = (lease, start + place.offset)
-        rows = block.stop - block.start
+            part = self._source.place(place, out_of_turn=out_of_turn)
+            repacking = self._repacking.get(place.role)
+            if repacking is not None:
+                part = self._source.repacked(place, part, repacking, rows)
+            parts[place.role] = part
         q = parts.pop(Q)
         try:
-            return _core.Weight(self._layout, rows, block.shape[1], q, **parts)
+            return _core.Weight(self._layout, rows, block.shape[-1], q, **parts)
         finally:
+            del part
             del parts, q  # as in `take`
 
     def _convert(self) -> None:
@@ -220,6 +217,7 @@ class WeightSource:
         self._converts_all = plan.resident_dtype == "compute"
         self._table = None if plan.tied else EMBEDDING
         self._scratch = torch.empty(0, dtype=compute_dtype)
+        self._repacker = Repacker()
         self._leases: dict[int, _core.Lease] = {}
         self._unused: dict[int, int] = {}
         self._is_holding = False
@@ -241,6 +239,13 @@ class WeightSource:
     def vector(self, name: str) -> Tensor:
         """Return a copy of a small tensor, always resident, in the dtype of the arithmetic."""
         matrix = self._matrices[name]
+        if matrix.is_packed and len(matrix.blocks) == 1 and matrix.is_resident:
+            numbers = torch.empty(matrix.shape, dtype=self.compute_dtype)
+            weight = matrix.take(0)
+            dequantize_rows(weight, numbers, 0, weight.shape[0])
+            del weight
+            matrix.forget()
+            return numbers
         whole = matrix.whole()
         if whole is None:
             raise AirLLMError(f"{name} is not a resident tensor of the memory plan")
@@ -301,6 +306,7 @@ class WeightSource:
         if given_up:
             # all or none: if somebody holds one, the residents are what they were
             self.readahead.evict(sorted(given_up))
+            self._repacker.forget(given_up)
         self.residents = frozenset(plan.residents)
         if given_up:
             self.expect()
@@ -312,19 +318,20 @@ class WeightSource:
         for matrix in self._matrices.values():
             matrix.forget()
         self._scratch = torch.empty(0, dtype=self.compute_dtype)
+        self._repacker = Repacker()
         self.readahead.close()
 
     def view(self, block: Block, dtype: torch.dtype, *, out_of_turn: bool = False) -> Tensor:
         """Wait for a block of plain numbers and return it where it lies, in the stored dtype."""
         (place,) = block.places
         lease, start = self.place(place, out_of_turn=out_of_turn)
-        flat = torch.frombuffer(lease, dtype=dtype, count=block.numel, offset=start + place.offset)
+        flat = torch.frombuffer(lease, dtype=dtype, count=block.numel, offset=start)
         return flat.view(block.shape)
 
     def place(self, place: Place, *, out_of_turn: bool = False) -> tuple[_core.Lease, int]:
-        """Wait for a part's unit and return its lease, and where in it the part begins."""
+        """Wait for a part's unit and return its lease, and where in it the block's share begins."""
         unit = place.unit
-        offset = self._offsets[unit][place.part]
+        offset = self._offsets[unit][place.part] + place.offset
         if unit in self.residents:
             return self.readahead.take(unit), offset
         held = self._leases.get(unit)
@@ -334,6 +341,14 @@ class WeightSource:
             held = self._leases[unit] = self.readahead.take(unit)
             self._unused[unit] = self._uses[unit]
         return held, offset
+
+    def repacked(
+        self, place: Place, part: tuple[_core.Lease, int], repacking: Repacking, rows: int
+    ) -> tuple[object, int]:
+        """Return a part that is packed across rows as kernels read it; see `Repacker`."""
+        if place.unit in self.residents:
+            return self._repacker.keep(place, part, repacking, rows)
+        return self._repacker.pass_through(place, part, repacking, rows)
 
     def used(self, unit: int) -> None:
         """Count one use of a streamed unit; give it back after the last of this sweep."""
@@ -394,7 +409,7 @@ def blocks_of(plan: MemoryPlan) -> dict[str, tuple[Block, ...]]:
     whole: dict[str, list[tuple[Piece, Place]]] = {}
     for unit in plan.units:
         for part, piece in enumerate(unit.pieces):
-            entry = (piece, Place(piece.role, unit.index, part, 0))
+            entry = (piece, Place(piece.role, unit.index, part, 0, piece.nbytes))
             if unit.index in plan.inputs.table.always:
                 whole.setdefault(piece.weight, []).append(entry)
             else:
@@ -417,9 +432,13 @@ def _block(
     places = [place for _, place in own]
     rows_of = {part.role: part.rows for part in stored.parts}
     for kept, place_of_kept in always:
-        offset = 0
-        if own and rows_of[kept.role]:
-            offset = start // rows_of[kept.role] * (kept.nbytes // kept.shape[0])
-        places.append(place_of_kept._replace(offset=offset))
+        step = rows_of[kept.role]
+        if own and step:
+            step_bytes = kept.nbytes // kept.shape[0]
+            first = start // step
+            place_of_kept = place_of_kept._replace(
+                offset=first * step_bytes, nbytes=(-(-stop // step) - first) * step_bytes
+            )
+        places.append(place_of_kept)
     shape = (stop - start, *stored.shape[1:])
     return Block(place.unit, start, stop, shape, tuple(places))
