@@ -86,6 +86,7 @@ def make_store(request: StoreRequest, progress: Progress) -> Made:
     """
     identity = identify(request.files.path, request.files.files)
     refuse_what_is_encoded(request.files.path, request.scheme)
+    refuse_what_is_quantised(request.files, request.scheme)
     with held(request.directories, request.files.path):
         existing = existing_store(request.directories, identity, request.scheme)
         if existing is not None:
@@ -244,6 +245,20 @@ def refuse_what_is_encoded(directory: Path, scheme: str | None) -> None:
         raise StoreError(
             f"{directory} is a shard store with {source.scheme} weights: for {wanted}, "
             f"start from the original checkpoint, {source.source.get('name', 'unknown')}"
+        )
+
+
+def refuse_what_is_quantised(files: ModelFiles, scheme: str | None) -> None:
+    """Raise if weights would be encoded a second time, which only makes them worse.
+
+    Raises:
+        StoreError: saying what to do.
+    """
+    if scheme is not None and files.packed:
+        raise StoreError(
+            f"{files.path} is quantised already ({', '.join(files.schemes)}), and compression="
+            f"{scheme!r} would encode it again: leave compression= out, which streams the weights "
+            "as they are, or start from the original checkpoint"
         )
 
 

@@ -1,0 +1,138 @@
+"""Quantised checkpoints run as they lie: logits are those of the numbers that they mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import airllm_rs
+from airllm_rs import _core
+from airllm_rs.weights.packed import packed_layout
+from loading import load, open_files
+from packed_checkpoints import packed_checkpoint, split
+from packed_formats import FORMATS, airllm4, airllm8
+from tiny import generate, oracle, prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+WAYS = ("resident", "streamed", "part resident", "ring below a layer", "chunks held", "on demand")
+# LLM.int8() is q * SCB / 127, in an order of its own
+LOOSE = {"bnb int8": 1e-6}
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    written: dict[str, tuple[Path, Path]] = {}
+
+    def write(name: str) -> tuple[Path, Path]:
+        if name not in written:
+            model_type = "qwen2" if len(written) % 2 else "llama"
+            written[name] = packed_checkpoint(tmp_path_factory.mktemp("packed"), name, model_type)
+        return written[name]
+
+    return write
+
+
+@pytest.mark.parametrize("mode", WAYS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_model_is_transformers_with_the_weights_unpacked(
+    name: str, mode: str, made: Callable[[str], tuple[Path, Path]]
+) -> None:
+    path, plain = made(name)
+    ids = prompt(40)
+    with torch.no_grad(), load(path, mode) as model:
+        for some in (ids, ids[:, :3]):  # many rows are unpacked, few are multiplied packed
+            want = oracle(plain)(some).logits
+            torch.testing.assert_close(model(some).logits, want, atol=1e-3, rtol=0)
+        options = {"max_new_tokens": 6, "do_sample": False}
+        tokens = generate(oracle(plain), ids, **options)
+        assert torch.equal(generate(model, ids, **options), tokens)
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_are_what_the_format_says_to_the_bit(
+    name: str, mode: str, made: Callable[[str], tuple[Path, Path]]
+) -> None:
+    path, plain = made(name)
+    weights = load_file(plain / "model.safetensors")
+    with load(path, mode) as model:
+        source = model.executor.weights
+        for _ in range(2):  # what is kept is unpacked once, and not again
+            for key, expected in weights.items():
+                if "_proj.weight" not in key:
+                    continue
+                matrix = source.matrix(key)
+                found = torch.zeros_like(expected)
+                for index, block in enumerate(matrix.blocks):
+                    weight = matrix.take(index, out_of_turn=True)
+                    rows = found[block.start : block.stop].numpy()
+                    _core.dequantize_into(weight, rows, "F32")
+                    del weight
+                    matrix.done(index)
+                tolerance = LOOSE.get(name, 0)
+                torch.testing.assert_close(found, expected, atol=0, rtol=tolerance)
+            source.release()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_scheme_is_named_and_nothing_is_left_over(
+    name: str, made: Callable[[str], tuple[Path, Path]]
+) -> None:
+    path, _ = made(name)
+    found = airllm_rs.inspect(path)
+    assert found["native"] is True
+    assert found["quantization"]["schemes"] == {FORMATS[name][2]: 14}  # type: ignore[index]
+    assert found["unused_tensors"] == []
+    assert found["misaligned_tensors"] == []
+    files = open_files(path)
+    for weight in files.packed.values():
+        packed_layout(weight.layout)  # type: ignore[arg-type]
+    assert files.packed[Q].shape == (256, 256)
+
+
+def test_large_matrices_are_cut_where_blocks_of_scales_end(
+    made: Callable[[str], tuple[Path, Path]],
+) -> None:
+    path, _ = made("fp8 blocks")
+    with load(path, "chunks held") as model:
+        down = model.executor.weights.matrix("model.layers.0.mlp.gate_proj.weight")
+        assert [(block.start, block.stop) for block in down.blocks] == [
+            (0, 128), (128, 256), (256, 320)
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", WAYS)
+@pytest.mark.parametrize("kind", ["4bit", "8bit"])
+@pytest.mark.parametrize("hidden", [256, 192])
+def test_what_airllm_has_split_and_packed_runs_as_it_is(
+    kind: str, mode: str, hidden: int, tmp_path: Path
+) -> None:
+    encode = airllm4 if kind == "4bit" else airllm8
+    directory, plain = split(tmp_path, encode, kind, hidden_size=hidden)
+    ids = prompt(17)
+    with torch.no_grad(), load(directory, mode) as model:
+        want = oracle(plain)(ids).logits
+        torch.testing.assert_close(model(ids).logits, want, atol=1e-3, rtol=0)
+
+
+def test_a_copy_of_a_quantised_checkpoint_is_quantised_the_same_way(
+    made: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    from store_making import make
+
+    path, plain = made("gptq")
+    make(path, tmp_path / "store")
+    ids = prompt(9)
+    names = {file.name for file in (tmp_path / "store").glob("*.safetensors")}
+    assert "others.safetensors" not in names
+    with torch.no_grad(), load(tmp_path / "store", "streamed") as model:
+        want = oracle(plain)(ids).logits
+        torch.testing.assert_close(model(ids).logits, want, atol=1e-3, rtol=0)
