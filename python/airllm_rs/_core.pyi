@@ -453,7 +453,7 @@ def repack(
         kind: ``gptq`` or ``awq`` for numbers; ``gptq_zeros``, ``gptq_v2_zeros``, ``awq_zeros`` or
             ``compressed_tensors_zeros`` for zero points, to one byte each; ``transposed`` for
             scales of two bytes.
-        shape: (rows, columns, bits) of the result; the columns of zero points and scales are groups.
+        shape: (rows, columns, bits) of the result; zero points and scales have groups as columns.
         packed: (an object with the buffer protocol, the offset of the first byte, how many).
         out: A contiguous, writable buffer of exactly the size of the result; not the packed one.
 

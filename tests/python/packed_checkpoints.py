@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from packed_formats import FORMATS
@@ -14,6 +13,8 @@ from tiny import tiny_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import torch
 
     from packed_formats import Encoded
 
@@ -29,7 +30,7 @@ SHAPE: dict[str, object] = {
 def packed_checkpoint(path: Path, name: str, model_type: str = "llama") -> tuple[Path, Path]:
     """Write a checkpoint whose linears are packed, and one of what they mean; return both."""
     settings, encode, _ = FORMATS[name]
-    plain = tiny_checkpoint(model_type, path / "plain", **SHAPE)
+    plain = tiny_checkpoint(model_type, path / "plain", **SHAPE)  # type: ignore[arg-type]
     weights = load_file(plain / "model.safetensors")
     tensors: dict[str, torch.Tensor] = {}
     for key, tensor in list(weights.items()):
@@ -52,7 +53,7 @@ def split(
     path: Path, encode: Callable[[torch.Tensor], Encoded], kind: str, **shape: object
 ) -> tuple[Path, Path]:
     """Write what AirLLM makes of a checkpoint, in which all is packed; return both directories."""
-    plain = tiny_checkpoint("llama", path / "plain", **{**SHAPE, **shape})
+    plain = tiny_checkpoint("llama", path / "plain", **{**SHAPE, **shape})  # type: ignore[arg-type]
     weights = load_file(plain / "model.safetensors")
     files: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in list(weights.items()):

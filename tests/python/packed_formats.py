@@ -203,7 +203,7 @@ def four_bits(weight: Tensor, table: list[float], block: int) -> tuple[Tensor, T
 
 
 def bnb4(weight: Tensor, *, kind: str = "nf4", block: int = 64, nested: bool = False) -> Encoded:
-    """bitsandbytes' four bits, as `QuantState.as_dict(packed=True)` names the parts."""
+    """Bitsandbytes' four bits, as `QuantState.as_dict(packed=True)` names the parts."""
     table = NF4 if kind == "nf4" else FP4
     q, codes, absmax = four_bits(weight, table, block)
     state: dict[str, object] = {
@@ -257,7 +257,7 @@ def airllm4(weight: Tensor) -> Encoded:
 
 
 def airllm8(weight: Tensor) -> Encoded:
-    """The same with bytes into a table; bitsandbytes' map is not needed to test that one is used."""
+    """The same with bytes into a table, any one: the table comes with the tensor."""
     flat = weight.flatten()
     table = torch.linspace(-1, 1, 256) ** 3
     padded = torch.cat([flat, flat.new_zeros(-len(flat) % 2048)]).view(-1, 2048)

@@ -81,7 +81,7 @@ def compressed(
             f"{files.path} is a shard store with {own.scheme} weights: leave compression= out, "
             f"or start from the original checkpoint, {own.source.get('name', 'unknown')}"
         )
-    refuse_what_is_quantised(files, scheme)
+    refuse_what_is_quantised(files.path, files.schemes, scheme)
     identity = identify(files.path, files.files)
     place = _home(options) / f"{_name(files.path)}-{scheme}-{identity.fingerprint[:16]}"
     family = family_of(config)

@@ -11,7 +11,7 @@ from airllm_rs.auto.options import LoadOptions
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.errors import BudgetError
-from airllm_rs.memory import MemoryPlan, format_bytes, smallest_budget
+from airllm_rs.memory import format_bytes, smallest_budget
 from airllm_rs.memory.prediction import DISK, MEMORY, Rate, predict
 from airllm_rs.memory.report import infeasible_json, to_json
 from airllm_rs.stats import choose_progress

@@ -58,7 +58,7 @@ class Repacker:
             return part
         if kept.nbytes == place.nbytes:
             lease, start = part
-            np.frombuffer(lease, np.uint8)[start : start + place.nbytes] = kept
+            np.frombuffer(memoryview(lease), np.uint8)[start : start + place.nbytes] = kept
             self._kept[place] = None
             return part
         return kept, 0

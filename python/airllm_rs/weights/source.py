@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from airllm_rs.checkpoint.stored import Q
 from airllm_rs.errors import AirLLMError
 from airllm_rs.families.family import EMBEDDING
 from airllm_rs.memory.demand import SCRATCH_BYTES
+from airllm_rs.weights.blocks import blocks_of
 from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.packed import (
     dequantize_rows,
@@ -23,7 +23,7 @@ from airllm_rs.weights.packed import (
     plain_layout,
     tensor_weight,
 )
-from airllm_rs.weights.repacking import Place, Repacker
+from airllm_rs.weights.repacking import Repacker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,24 +33,8 @@ if TYPE_CHECKING:
     from airllm_rs.checkpoint import StoredWeight
     from airllm_rs.checkpoint.stored import Repacking
     from airllm_rs.memory import MemoryPlan
-    from airllm_rs.memory.units import Piece
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Rows [start, stop) of a matrix, and where their parts lie."""
-
-    unit: int
-    """The one that is read for it; small parts may be in another, always resident."""
-    start: int
-    stop: int
-    shape: tuple[int, ...]
-    places: tuple[Place, ...]
-
-    @property
-    def numel(self) -> int:
-        """How many numbers it is."""
-        return prod(self.shape)
+    from airllm_rs.weights.blocks import Block
+    from airllm_rs.weights.repacking import Place
 
 
 class Matrix:
@@ -171,16 +155,17 @@ class Matrix:
         }
         rows = prod(block.shape[:-1])
         for place in block.places:
-            part = self._source.place(place, out_of_turn=out_of_turn)
             repacking = self._repacking.get(place.role)
-            if repacking is not None:
-                part = self._source.repacked(place, part, repacking, rows)
-            parts[place.role] = part
+            if repacking is None:
+                parts[place.role] = self._source.place(place, out_of_turn=out_of_turn)
+            else:
+                parts[place.role] = self._source.repacked(
+                    place, repacking, rows, out_of_turn=out_of_turn
+                )
         q = parts.pop(Q)
         try:
             return _core.Weight(self._layout, rows, block.shape[-1], q, **parts)
         finally:
-            del part
             del parts, q  # as in `take`
 
     def _convert(self) -> None:
@@ -343,12 +328,16 @@ class WeightSource:
         return held, offset
 
     def repacked(
-        self, place: Place, part: tuple[_core.Lease, int], repacking: Repacking, rows: int
+        self, place: Place, repacking: Repacking, rows: int, *, out_of_turn: bool
     ) -> tuple[object, int]:
-        """Return a part that is packed across rows as kernels read it; see `Repacker`."""
-        if place.unit in self.residents:
-            return self._repacker.keep(place, part, repacking, rows)
-        return self._repacker.pass_through(place, part, repacking, rows)
+        """Wait for a part that is packed across rows and return it as kernels read it."""
+        part = self.place(place, out_of_turn=out_of_turn)
+        try:
+            if place.unit in self.residents:
+                return self._repacker.keep(place, part, repacking, rows)
+            return self._repacker.pass_through(place, part, repacking, rows)
+        finally:
+            del part  # as in `Matrix.take`
 
     def used(self, unit: int) -> None:
         """Count one use of a streamed unit; give it back after the last of this sweep."""
@@ -401,44 +390,3 @@ class WeightSource:
     def _give_back(self, unit: int) -> None:
         del self._leases[unit]
         del self._unused[unit]
-
-
-def blocks_of(plan: MemoryPlan) -> dict[str, tuple[Block, ...]]:
-    """Return the blocks of each weight of a plan, in order of rows."""
-    found: dict[str, dict[int, list[tuple[Piece, Place]]]] = {}
-    whole: dict[str, list[tuple[Piece, Place]]] = {}
-    for unit in plan.units:
-        for part, piece in enumerate(unit.pieces):
-            entry = (piece, Place(piece.role, unit.index, part, 0, piece.nbytes))
-            if unit.index in plan.inputs.table.always:
-                whole.setdefault(piece.weight, []).append(entry)
-            else:
-                found.setdefault(piece.weight, {}).setdefault(piece.row_start, []).append(entry)
-    blocks = {}
-    for name in found.keys() | whole.keys():
-        stored = plan.inputs.files.stored(name)
-        always = whole.get(name, [])
-        cut = found.get(name) or {0: []}
-        blocks[name] = tuple(_block(stored, cut[start], always) for start in sorted(cut))
-    return blocks
-
-
-def _block(
-    stored: StoredWeight, own: list[tuple[Piece, Place]], always: list[tuple[Piece, Place]]
-) -> Block:
-    """Return the block whose rows ``own`` holds, with its share of the parts in memory."""
-    piece, place = (own or always)[0]
-    start, stop = piece.row_start, piece.row_stop
-    places = [place for _, place in own]
-    rows_of = {part.role: part.rows for part in stored.parts}
-    for kept, place_of_kept in always:
-        step = rows_of[kept.role]
-        if own and step:
-            step_bytes = kept.nbytes // kept.shape[0]
-            first = start // step
-            place_of_kept = place_of_kept._replace(
-                offset=first * step_bytes, nbytes=(-(-stop // step) - first) * step_bytes
-            )
-        places.append(place_of_kept)
-    shape = (stop - start, *stored.shape[1:])
-    return Block(place.unit, start, stop, shape, tuple(places))

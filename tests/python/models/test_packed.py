@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,17 +16,30 @@ from airllm_rs.weights.packed import packed_layout
 from loading import load, open_files
 from packed_checkpoints import packed_checkpoint, split
 from packed_formats import FORMATS, airllm4, airllm8
+from store_making import make
 from tiny import generate, oracle, prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-WAYS = ("resident", "streamed", "part resident", "ring below a layer", "chunks held", "on demand")
+WAYS = ("resident", "streamed", "chunks held")
 # LLM.int8() is q * SCB / 127, in an order of its own
 LOOSE = {"bnb int8": 1e-6}
 
+IDS = prompt(40)
+OPTIONS: dict[str, object] = {"max_new_tokens": 6, "do_sample": False}
+
 Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+@cache
+def reference(plain: Path) -> list[torch.Tensor]:
+    """Return logits of a long and of a short prompt, and tokens generated after the long one."""
+    model = oracle(plain)
+    with torch.no_grad():
+        logits = [model(some).logits for some in (IDS, IDS[:, :3])]
+        return [*logits, generate(model, IDS, **OPTIONS)]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +61,12 @@ def test_the_model_is_transformers_with_the_weights_unpacked(
     name: str, mode: str, made: Callable[[str], tuple[Path, Path]]
 ) -> None:
     path, plain = made(name)
-    ids = prompt(40)
+    long, short, tokens = reference(plain)
     with torch.no_grad(), load(path, mode) as model:
-        for some in (ids, ids[:, :3]):  # many rows are unpacked, few are multiplied packed
-            want = oracle(plain)(some).logits
-            torch.testing.assert_close(model(some).logits, want, atol=1e-3, rtol=0)
-        options = {"max_new_tokens": 6, "do_sample": False}
-        tokens = generate(oracle(plain), ids, **options)
-        assert torch.equal(generate(model, ids, **options), tokens)
+        # many rows are unpacked, few are multiplied packed
+        torch.testing.assert_close(model(IDS).logits, long, atol=1e-3, rtol=0)
+        torch.testing.assert_close(model(IDS[:, :3]).logits, short, atol=1e-3, rtol=0)
+        assert torch.equal(generate(model, IDS, **OPTIONS), tokens)
 
 
 @pytest.mark.parametrize("mode", ["resident", "streamed"])
@@ -117,17 +130,14 @@ def test_what_airllm_has_split_and_packed_runs_as_it_is(
 ) -> None:
     encode = airllm4 if kind == "4bit" else airllm8
     directory, plain = split(tmp_path, encode, kind, hidden_size=hidden)
-    ids = prompt(17)
     with torch.no_grad(), load(directory, mode) as model:
-        want = oracle(plain)(ids).logits
-        torch.testing.assert_close(model(ids).logits, want, atol=1e-3, rtol=0)
+        want = oracle(plain)(IDS).logits
+        torch.testing.assert_close(model(IDS).logits, want, atol=1e-3, rtol=0)
 
 
 def test_a_copy_of_a_quantised_checkpoint_is_quantised_the_same_way(
     made: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    from store_making import make
-
     path, plain = made("gptq")
     make(path, tmp_path / "store")
     ids = prompt(9)
@@ -136,3 +146,17 @@ def test_a_copy_of_a_quantised_checkpoint_is_quantised_the_same_way(
     with torch.no_grad(), load(tmp_path / "store", "streamed") as model:
         want = oracle(plain)(ids).logits
         torch.testing.assert_close(model(ids).logits, want, atol=1e-3, rtol=0)
+
+
+def test_what_is_given_up_is_read_and_repacked_again(
+    made: Callable[[str], tuple[Path, Path]],
+) -> None:
+    path, plain = made("gptq")
+    with torch.no_grad(), load(path, "part resident") as model:
+        model(IDS)
+        executor = model.executor
+        before = executor.plan.residents
+        always = executor.plan.inputs.table.always
+        executor._adopt(replace(executor.plan, residents=always, embedding="gathered"))
+        assert set(always) < set(before)
+        torch.testing.assert_close(model(IDS).logits, reference(plain)[0], atol=1e-3, rtol=0)

@@ -35,7 +35,9 @@ def find(tensors: Tensors, config: Mapping[str, object]) -> dict[str, StoredWeig
         if name.endswith(_PACKED):
             module = name.removesuffix(_PACKED)
             is_float = tensors.info(name).dtype == "U8"
-            weight = _four_bit_float(tensors, module, name) if is_float else _packed(tensors, module)
+            weight = (
+                _four_bit_float(tensors, module, name) if is_float else _packed(tensors, module)
+            )
             found[weight.name] = weight
         elif name.endswith(".weight") and f"{name}_scale" in tensors:
             info = tensors.info(name)

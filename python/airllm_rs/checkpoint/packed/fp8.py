@@ -32,7 +32,7 @@ _BLOCKS = ((128, 128), (1, 128), (1, 32))
 def find(tensors: Tensors, config: Mapping[str, object]) -> dict[str, StoredWeight]:
     """Return the weights that are packed so."""
     named = quantization_of(config).get("weight_block_size")
-    blocks = _BLOCKS
+    blocks: tuple[tuple[int, int], ...] = _BLOCKS
     if isinstance(named, list) and len(named) == 2 and all(type(n) is int and n > 0 for n in named):
         blocks = ((named[0], named[1]), *_BLOCKS)
     found = {}

@@ -124,7 +124,9 @@ def _require(
     found = settings.get(key)
     if found is not None and found not in known:
         listed = ", ".join(map(repr, known))
-        raise UnsupportedModelError(f"{method} with {key} {found!r} cannot be read; can be: {listed}")
+        raise UnsupportedModelError(
+            f"{method} with {key} {found!r} cannot be read; can be: {listed}"
+        )
 
 
 _METHODS: dict[str, Callable[[Mapping[str, object]], None]] = {
