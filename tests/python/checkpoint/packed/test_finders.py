@@ -67,7 +67,10 @@ def encoded(name: str) -> tuple[dict[str, Tensor], dict[str, object]]:
         ({"quant_method": "auto-round", "packing_format": "auto_round"}, "packing_format 'auto_"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "format 'marlin-24'"),
         (
-            {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 2}}}},
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"weights": {"num_bits": 2}}},
+            },
             "num_bits 2",
         ),
         ({"quant_method": "compressed-tensors", "transform_config": {"a": 1}}, "transform_config"),

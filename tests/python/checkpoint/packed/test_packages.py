@@ -48,7 +48,10 @@ def test_four_bits_of_bitsandbytes(
     tensors = {"weight": q, **{f"weight.{name}": tensor for name, tensor in parts.items()}}
     path = write(tmp_path, tensors, {"quant_method": "bitsandbytes", "load_in_4bit": True})
     found = decoded(open_checkpoint(path), f"{MODULE}.weight")
-    expected = functional.dequantize_4bit(q, state)
+    # blocks run along the flattened tensor, as they were made; its CPU code (0.50.2) forgets that
+    # where a row ends within a block, but not of a tensor of one row
+    state.shape = torch.Size([1, weight.numel()])
+    expected = functional.dequantize_4bit(q, state).view_as(weight)
     if kind == "nf4":
         assert torch.equal(found, expected)
     else:  # its CPU code has the values of FP4 rounded to four digits
