@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import airllm_rs
 from airllm_rs import _core
 from airllm_rs.weights.packed import packed_layout
-from loading import load, open_files
+from loading import MODES, load, make_plan, open_files
 from packed_checkpoints import packed_checkpoint, split
 from packed_formats import FORMATS, airllm4, airllm8
 from store_making import make
@@ -160,3 +160,35 @@ def test_what_is_given_up_is_read_and_repacked_again(
         executor._adopt(replace(executor.plan, residents=always, embedding="gathered"))
         assert set(always) < set(before)
         torch.testing.assert_close(model(IDS).logits, reference(plain)[0], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["resident", "part resident"])
+@pytest.mark.parametrize("name", ["gptq", "packed asymmetric", "fp8 blocks"])
+def test_what_is_really_read_and_kept_is_repacked_once(
+    name: str, mode: str, made: Callable[[str], tuple[Path, Path]]
+) -> None:
+    path, plain = made(name)
+    with torch.no_grad(), load(path, mode, engine="buffered") as model:
+        for _ in range(2):
+            torch.testing.assert_close(model(IDS).logits, reference(plain)[0], atol=1e-3, rtol=0)
+
+
+def test_from_pretrained_runs_a_quantised_checkpoint(
+    made: Callable[[str], tuple[Path, Path]],
+) -> None:
+    path, plain = made("awq")
+    with airllm_rs.AutoModel.from_pretrained(path, dtype="float32", progress=False) as model:
+        assert torch.equal(generate(model, IDS, **OPTIONS), reference(plain)[2])
+
+
+def test_the_plan_counts_what_repacking_takes(made: Callable[[str], tuple[Path, Path]]) -> None:
+    files = open_files(made("gptq")[0])
+    way = MODES["streamed"]
+    planned = make_plan(files, way, arithmetic="F32")
+    gate = files.packed["model.layers.0.mlp.gate_proj.weight"]
+    unpacked = 320 * 256 // 2 + 320 * 4 + 320 * 4 * 2  # numbers, zero points, scales
+    assert sum(p.repacking.nbytes(320) for p in gate.parts if p.repacking) == unpacked
+    without = make_plan(open_files(made("packed")[0]), way, arithmetic="F32")
+    assert planned.scratch_bytes - without.scratch_bytes == unpacked
+    unit = next(u for u in planned.units if u.weights == (gate.name,))
+    assert unit.nbytes >= sum(piece.nbytes for piece in unit.pieces) + 320 * 4 // 2

@@ -117,16 +117,14 @@ SCHEMES: dict[str, tuple[str, dict[str, object]]] = {
 def test_what_compressed_tensors_compresses(
     name: str, weight: Tensor, tmp_path: Path, decoded: Callable[..., Tensor]
 ) -> None:
-    pytest.importorskip("compressed_tensors")
-    from compressed_tensors.compressors import BaseCompressor
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
+    compressors = pytest.importorskip("compressed_tensors.compressors")
+    quantization = pytest.importorskip("compressed_tensors.quantization")
     kind, arguments = SCHEMES[name]
-    scheme = QuantizationScheme(
-        targets=["Linear"], weights=QuantizationArgs(**arguments), format=kind
+    scheme = quantization.QuantizationScheme(
+        targets=["Linear"], weights=quantization.QuantizationArgs(**arguments), format=kind
     )
     state = _calibrated(weight, arguments)
-    compressor = BaseCompressor.get_value_from_registry(kind)
+    compressor = compressors.BaseCompressor.get_value_from_registry(kind)
     compressed = compressor.compress(dict(state), scheme)
     expected = compressor.decompress(dict(compressed), scheme)["weight"].float()
     path = write(tmp_path, compressed, {"quant_method": "compressed-tensors", "format": kind})
