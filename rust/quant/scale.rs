@@ -1,7 +1,7 @@
 //! Scales of blocks, as f32, for the layouts that have them.
 
-use crate::quant::groups::Units;
 use crate::quant::float::{bf16_to_f32, e4m3_to_f32, e8m0_to_f32, f16_to_f32, f32_at, u16_at};
+use crate::quant::groups::Units;
 use crate::quant::layout::{Layout, ScaleKind};
 use crate::quant::weight::{Parts, Weight};
 
