@@ -12,6 +12,8 @@ from transformers import AutoConfig, GenerationConfig
 
 from airllm_rs import _core
 from airllm_rs.checkpoint import ModelFiles
+from airllm_rs.checkpoint.packed import packed_weights
+from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import BudgetError
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.families import read_config
@@ -22,7 +24,7 @@ from airllm_rs.memory.arithmetic import compute_dtype
 from airllm_rs.models import build_model
 from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.readahead import open_readahead, unit_parts
-from airllm_rs.weights.rows import GatheredRows
+from airllm_rs.weights.rows import row_reader
 from airllm_rs.weights.source import WeightSource
 from fake_readahead import FakeReadahead
 
@@ -61,9 +63,10 @@ MODES = {
 
 
 def open_files(path: Path) -> ModelFiles:
-    """Open the checkpoint in ``path``."""
-    config = json.loads((path / "config.json").read_text())
-    return ModelFiles(path, config, {}, _core.Checkpoint.open(path))
+    """Open the checkpoint in ``path``, or the split."""
+    config = json.loads((configuration_of(path) / "config.json").read_text())
+    core = open_split(path) if is_split(path) else _core.Checkpoint.open(path)
+    return ModelFiles(path, config, {}, core, packed_weights(core, config))
 
 
 def make_plan(
@@ -130,11 +133,10 @@ def load(
         compute_dtype=dtype,
         prefetching=way.prefetching,
     )
-    table = files.tensor(EMBEDDING)
-    gather = GatheredRows(files.files[table.file], table, compute_dtype=dtype)
+    gather = row_reader(files, EMBEDDING, compute_dtype=dtype)
     tree = build_model(read_config(files.config))
     executor = StreamingExecutor(tree, weights, made, gather=gather)
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(configuration_of(path))
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,13 @@ class ModelFiles:
     def weight_names(self) -> list[str]:
         """Return the names of all weights: of plain tensors, and of packed weights."""
         parts = {part.tensor for weight in self.packed.values() for part in weight.parts}
+        parts.update(name for weight in self.packed.values() for name in weight.aside)
         return [*(name for name in self.names() if name not in parts), *self.packed]
+
+    @property
+    def schemes(self) -> dict[str, int]:
+        """How many weights are packed in which way."""
+        return dict(Counter(weight.dtype for weight in self.packed.values()))
 
     @property
     def main_dtype(self) -> str:
