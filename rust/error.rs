@@ -110,6 +110,26 @@ pub enum Error {
         /// What it is.
         found: usize,
     },
+    /// Packed integers, or where they are to go, are not as large as their shape says.
+    #[error("{what}: {found} bytes, expected {needed}")]
+    RepackSize {
+        /// Which of them.
+        what: &'static str,
+        /// Bytes that it must have.
+        needed: usize,
+        /// Bytes that it has.
+        found: usize,
+    },
+    /// Packed integers of a shape that does not fill words, or is too large to count.
+    #[error("{rows} x {cols} integers of {bits} bits do not fill words")]
+    RepackShape {
+        /// Rows of the result.
+        rows: usize,
+        /// Columns of the result.
+        cols: usize,
+        /// Bits of each.
+        bits: usize,
+    },
     /// A safetensors file is not what it claims to be.
     #[error("{}: at offset {offset}: {fault}", path.display())]
     Header {

@@ -82,6 +82,8 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::WeightPart { .. }
         | Error::WeightShape { .. }
         | Error::ProductShape { .. }
+        | Error::RepackSize { .. }
+        | Error::RepackShape { .. }
         | Error::Layout { .. }
         | Error::WeightGroup { .. } => PyValueError::new_err(message),
         Error::Store(StoreError::Write { source, path, what }) => os_error(&source, &what, &path),

@@ -1,11 +1,16 @@
 //! Kernels against their scalar references, and against numbers worked out by hand.
 
+mod affine;
 mod dense;
 mod dequantize;
 mod encode;
+mod fp8;
 mod fused;
+mod ggml;
+mod noise;
 mod numbers;
 mod product;
+mod repack;
 mod team;
 
 use airllm_rs::quant::float::f32_to_f16;
