@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoConfig, GenerationConfig
 
 from airllm_rs import _core
-from airllm_rs.checkpoint import ModelFiles
+from airllm_rs.checkpoint import ModelFiles, open_checkpoint
 from airllm_rs.errors import BudgetError
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.families import read_config
@@ -61,7 +61,9 @@ MODES = {
 
 
 def open_files(path: Path) -> ModelFiles:
-    """Open the checkpoint in ``path``."""
+    """Open the checkpoint in ``path``, a directory or a GGUF file."""
+    if path.suffix == ".gguf":
+        return open_checkpoint(path)
     config = json.loads((path / "config.json").read_text())
     return ModelFiles(path, config, {}, _core.Checkpoint.open(path))
 
@@ -102,7 +104,7 @@ def load(
     """Load the checkpoint in ``path``; without an ``engine`` the strict readahead of tests reads.
 
     Args:
-        path: A directory.
+        path: A directory, or a GGUF file.
         mode: One of `MODES`.
         requested: The dtype to compute in, as the user asks for it.
         engine: The I/O engine of the extension's readahead.
@@ -130,11 +132,10 @@ def load(
         compute_dtype=dtype,
         prefetching=way.prefetching,
     )
-    table = files.tensor(EMBEDDING)
-    gather = GatheredRows(files.files[table.file], table, compute_dtype=dtype)
+    gather = GatheredRows(files.files, files.stored(EMBEDDING), compute_dtype=dtype)
     tree = build_model(read_config(files.config))
     executor = StreamingExecutor(tree, weights, made, gather=gather)
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(files.path)
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:

@@ -34,7 +34,7 @@ class TensorDescription:
 
     name: str
     dtype: str
-    """safetensors' code, such as ``BF16``."""
+    """safetensors' code, such as ``BF16``, or how it is packed, such as ``Q4_K``."""
     shape: list[int]
     nbytes: int
 
@@ -119,7 +119,6 @@ def inspect(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
     hf_token: str | None = None,
-    yes: bool = False,
     config_overrides: Mapping[str, object] | None = None,
     progress: bool | None = None,
 ) -> dict[str, object]:
@@ -135,7 +134,6 @@ def inspect(
         cache_dir: Where the hub's files are cached; its own default if None.
         local_files_only: Download nothing.
         hf_token: For private repositories of the hub.
-        yes: Convert without asking, however much space that takes.
         config_overrides: Keys of config.json laid over what the file says.
         progress: None for bars on a terminal and log lines elsewhere, True or False.
 
@@ -150,7 +148,6 @@ def inspect(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         token=hf_token,
-        yes=yes,
         progress=choose_progress(progress),
     )
     return asdict(describe(files, config_overrides))
@@ -174,7 +171,7 @@ def _native(
     table = build_units(layers, files, PlanLimits(), tied=config.tie_word_embeddings)
     largest = max(table.units, key=lambda unit: unit.nbytes)
     names = dict.fromkeys(spec.name for layer in layers for spec in layer.tensors)
-    infos = [files.tensor(name) for name in names]
+    weights = [files.stored(name) for name in names]
     arithmetic = compute_dtype(files.main_dtype, bf16_arithmetic=has_bf16_arithmetic())
     windows = iter(config.windows)
     return Inspection(
@@ -193,14 +190,16 @@ def _native(
         max_position_embeddings=config.max_position_embeddings,
         sliding_window=config.sliding_window,
         tied=config.tie_word_embeddings,
-        parameters=sum(prod(info.shape) for info in infos),
-        total_bytes=sum(info.nbytes for info in infos),
+        parameters=sum(prod(weight.shape) for weight in weights),
+        total_bytes=sum(weight.nbytes for weight in weights),
         dtype=files.main_dtype,
         compute_dtype=arithmetic,
         kv_bytes_per_token=family.kv_bytes_per_token(config, ITEM_BYTES[arithmetic]),
         num_units=len(table.units),
         largest_unit=UnitDescription(largest.name, largest.nbytes),
-        misaligned_tensors=[name for name in names if _is_misaligned(files.tensor(name))],
+        misaligned_tensors=[
+            part.tensor for weight in weights for part in weight.parts if _is_misaligned(part.info)
+        ],
         unused_tensors=unused,
         files=_files(files),
         layers=[
@@ -270,8 +269,8 @@ def _layer(
     files: ModelFiles, name: str, kind: str, tensors: Iterable[str], *, window: int | None
 ) -> LayerDescription:
     described = [
-        TensorDescription(tensor, info.dtype, list(info.shape), info.nbytes)
-        for tensor, info in ((tensor, files.tensor(tensor)) for tensor in tensors)
+        TensorDescription(weight.name, weight.dtype, list(weight.shape), weight.nbytes)
+        for weight in map(files.stored, tensors)
     ]
     nbytes = sum(tensor.nbytes for tensor in described)
     return LayerDescription(name, kind, nbytes, described, window)

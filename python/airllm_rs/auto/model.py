@@ -49,8 +49,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         """Build the modules of ``opened`` on top of ``readahead``, which is reading already."""
         files, plan = opened.files, opened.plan
         dtype = TORCH_DTYPES[opened.compute_dtype]
-        table = files.tensor(EMBEDDING)
-        gather = GatheredRows(files.files[table.file], table, compute_dtype=dtype)
+        gather = GatheredRows(files.files, files.stored(EMBEDDING), compute_dtype=dtype)
         weights = WeightSource(
             plan, readahead, compute_dtype=dtype, prefetching=opened.options.prefetching
         )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from airllm_rs import _core
+    from airllm_rs.checkpoint.tensor_table import TensorTable
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ModelFiles:
     """The contents of config.json."""
     generation_config: Mapping[str, object] = field(repr=False)
     """The contents of generation_config.json, empty without one."""
-    core: _core.Checkpoint = field(repr=False)
+    core: TensorTable = field(repr=False)
     packed: Mapping[str, StoredWeight] = field(default_factory=dict, repr=False)
-    """Weights that are no plain tensors, by the name of the weight."""
+    """Weights that are no plain tensors, or whose rows are in another order, by name."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -64,12 +64,13 @@ class ModelFiles:
     def main_dtype(self) -> str:
         """The dtype that most bytes of weights have; of a packed model, of what is not packed."""
         totals: dict[str, int] = {}
+        is_packed = any(weight.layout is not None for weight in self.packed.values())
         for name in self.weight_names():
             weight = self.stored(name)
             # vectors are float32 in many files, whatever the model was
-            if weight.layout is None and (not self.packed or len(weight.shape) > 1):
+            if weight.layout is None and (not is_packed or len(weight.shape) > 1):
                 totals[weight.dtype] = totals.get(weight.dtype, 0) + weight.nbytes
-        default = "BF16" if self.packed else "F32"
+        default = "BF16" if is_packed else "F32"
         return max(totals, key=lambda dtype: totals[dtype], default=default)
 
 

@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from airllm_rs.checkpoint.gguf.weights import to_bf16
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -26,7 +27,6 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from airllm_rs.checkpoint import ModelFiles, cache_directory, open_checkpoint
 from airllm_rs.checkpoint.gguf import conversion, import_gguf, weights
-from airllm_rs.checkpoint.gguf.weights import to_bf16
 from airllm_rs.checkpoint.writing import PlannedFile, PlannedTensor, plan_files, write_file
 from airllm_rs.errors import (
     CheckpointError,
