@@ -28,6 +28,8 @@ class ModelFiles:
     core: TensorTable = field(repr=False)
     packed: Mapping[str, StoredWeight] = field(default_factory=dict, repr=False)
     """Weights that are no plain tensors, or whose rows are in another order, by name."""
+    converts_tokenizer: bool = False
+    """Whether the tokenizer is made of a GGUF file, when `tokenizer_directory` is first called."""
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +84,9 @@ def open_checkpoint(
     if path.suffix == ".gguf":
         target = Path(conversion_dir) if conversion_dir is not None else None
         directory, tensors = open_gguf(path, cache_dir=target, check=check)
-        return _model_files(directory, _configuration(directory, check), tensors, tensors.weights)
+        config = _configuration(directory, check)
+        opened = _model_files(directory, config, tensors, tensors.weights)
+        return replace(opened, converts_tokenizer=tensors.has_tokenizer)
     directory = configuration_of(path) if path.is_dir() else path.parent
     instead = prepared(directory) if prepared is not None and path.is_dir() else None
     if instead is not None:

@@ -288,7 +288,7 @@ def test_a_length_out_of_bounds_is_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "a.gguf", "llama", random_weights("llama").file, metadata=marked)
     whole = path.read_bytes()
     length = whole.index(b"llama.marked") + len(b"llama.marked") + 8
-    for wrong in (2**63, 2**64 - 1, 2**30):
+    for wrong in (2**63, 2**64 - 1, 2**30, 5000):
         path.write_bytes(whole[:length] + wrong.to_bytes(8, "little") + whole[length + 8 :])
         with pytest.raises(CheckpointError, match="no whole GGUF file"):
             open_checkpoint(path)

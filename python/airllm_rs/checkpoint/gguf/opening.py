@@ -37,7 +37,7 @@ def open_gguf(
     cache_dir: Path | None = None,
     check: Callable[[Mapping[str, object]], object] | None = None,
 ) -> tuple[Path, GgufTensors]:
-    """Return a directory with configuration and tokenizer, and the tensors in the file itself.
+    """Return a directory with the configuration, and the tensors in the file itself.
 
     The directory is made of the file's metadata when it is first opened; it is complete or absent.
 
@@ -52,11 +52,10 @@ def open_gguf(
         CheckpointError: if the file is truncated, corrupt or contradicts itself, or a part of the
             model is missing.
         UnsupportedModelError: if it holds what this package does not run.
-        TokenizerError: if its tokenizer cannot be converted.
         OSError: if the file cannot be read.
     """
     parts = find_parts(path)
-    directory = converted_directory(f"{path.resolve().stem}-{_FORMAT}", parts, cache_dir)
+    directory = converted_directory(f"{parts[0].resolve().stem}-{_FORMAT}", parts, cache_dir)
     if not is_converted(directory, INDEX):
         found = read_model(parts)
         if check is not None:
@@ -100,18 +99,14 @@ def read_model(parts: tuple[Path, ...]) -> GgufModel:
 
 
 def _write(found: GgufModel, directory: Path) -> None:
-    from airllm_rs.checkpoint.gguf.tokenizer import convert_tokenizer
-
     path = found.parts[0]
     try:
-        if found.has_tokenizer:
-            convert_tokenizer(path, directory)
-        else:
+        if not found.has_tokenizer:
             log.info("%s has no tokenizer: only token ids can be given to the model", path)
         description = found.description
         write_json(directory / "config.json", description.config, indent=2)
         write_json(directory / "generation_config.json", description.generation_config, indent=2)
-        write_tensors(directory, found.entries)
+        write_tensors(directory, found.entries, has_tokenizer=found.has_tokenizer)
         if source_identity(found.parts) != found.identity:
             raise CheckpointError(f"{path} changed while it was opened")
     except BaseException:

@@ -35,6 +35,8 @@ _MAX_LISTED = 1 << 12
 # RoPE factors are half a head.
 _MAX_VECTOR_BYTES = 1 << 16
 
+_LENGTH = Struct("=Q")
+
 _HEAD = Struct("=4sIQQ")
 """Magic, version, counts of tensors and of keys."""
 
@@ -128,6 +130,33 @@ class _BoundedReader(gguf.GGUFReader):
         found = self._bytes[offset:end].view(dtype)
         return found.view(found.dtype.newbyteorder(override_order or self.byte_order))
 
+    def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> Any:  # noqa: ANN401 - the package's signature
+        """Step over long lists, of which a view of each entry would be made."""
+        if raw_type == gguf.GGUFValueType.ARRAY:
+            kind = gguf.GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
+            count = int(self._get(orig_offs + 4, np.uint64)[0])
+            if count > _MAX_LISTED and kind != gguf.GGUFValueType.ARRAY:
+                nbytes = 12 + self._list_nbytes(orig_offs + 12, kind, count)
+                return (
+                    nbytes,
+                    [self._get(orig_offs, np.uint8, nbytes)],
+                    [],
+                    [gguf.GGUFValueType.ARRAY, kind],
+                )
+        return super()._get_field_parts(orig_offs, raw_type)
+
+    def _list_nbytes(self, offset: int, kind: gguf.GGUFValueType, count: int) -> int:
+        item = self.gguf_scalar_to_np.get(kind)
+        if item is not None:
+            return count * np.dtype(item).itemsize
+        assert self._bytes is not None
+        content, end = self._bytes.data, offset
+        for _ in range(count):
+            if end + _LENGTH.size > len(content):
+                raise ValueError(f"it ends within a list of {count} strings")
+            end += _LENGTH.size + _LENGTH.unpack_from(content, end)[0]
+        return end - offset
+
 
 @contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
@@ -155,8 +184,8 @@ def _check_counts(path: Path) -> None:
 
 
 def _value(entry: gguf.ReaderField) -> object:
-    if len(entry.data) > _MAX_LISTED:
-        return None
+    if not entry.data:
+        return None  # a list that was stepped over
     value: object = entry.contents()
     return value
 

@@ -9,7 +9,7 @@ from airllm_rs.checkpoint.durable import write_json
 from airllm_rs.checkpoint.gguf.kinds import PACKED, layout_of, require_known, row_nbytes
 from airllm_rs.checkpoint.model_files import read_json
 from airllm_rs.checkpoint.stored import Q, StoredPart, StoredWeight, TensorInfo
-from airllm_rs.errors import CheckpointError
+from airllm_rs.errors import AirLLMError, CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ class GgufTensors:
     infos: Mapping[str, TensorInfo] = field(repr=False)
     weights: Mapping[str, StoredWeight] = field(repr=False)
     """Those that are packed, or whose rows are in another order."""
+    has_tokenizer: bool
     metadata: dict[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
@@ -64,9 +65,11 @@ def entries_of(path: Path, matches: Sequence[Match], head_dim: int) -> list[list
     return entries
 
 
-def write_tensors(directory: Path, entries: Sequence[Sequence[object]]) -> None:
+def write_tensors(
+    directory: Path, entries: Sequence[Sequence[object]], *, has_tokenizer: bool
+) -> None:
     """Write `INDEX`."""
-    write_json(directory / INDEX, {"tensors": entries})
+    write_json(directory / INDEX, {"has_tokenizer": has_tokenizer, "tensors": entries})
 
 
 def read_tensors(directory: Path, files: Sequence[Path]) -> GgufTensors:
@@ -79,7 +82,8 @@ def read_tensors(directory: Path, files: Sequence[Path]) -> GgufTensors:
     Raises:
         CheckpointError: if it is broken.
     """
-    listed = read_json(directory / INDEX).get("tensors")
+    index = read_json(directory / INDEX)
+    listed, has_tokenizer = index.get("tensors"), bool(index.get("has_tokenizer"))
     infos: dict[str, TensorInfo] = {}
     weights: dict[str, StoredWeight] = {}
     try:
@@ -89,9 +93,9 @@ def read_tensors(directory: Path, files: Sequence[Path]) -> GgufTensors:
             infos[name] = weight.parts[0].info
             if weight.layout is not None or weight.interleaved:
                 weights[name] = weight
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AirLLMError, AssertionError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory / INDEX} is broken: delete {directory}") from error
-    return GgufTensors([str(path.absolute()) for path in files], infos, weights)
+    return GgufTensors([str(path.absolute()) for path in files], infos, weights, has_tokenizer)
 
 
 def _weight(
