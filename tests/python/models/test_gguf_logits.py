@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gguf
-import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from checkpoint.gguf_files import (
     HEADS,
     KV_HEADS,
     LAYERS,
-    NAMES,
     VOCAB,
     WIDE,
     random_weights,
-    unpermute,
     write_gguf,
 )
+from gguf_oracle import dequantized
 from loading import load
 
 if TYPE_CHECKING:
@@ -52,17 +50,6 @@ def written(path: Path, architecture: str, kind: str, *, biases: tuple[str, ...]
 
 def oracle(path: Path, architecture: str, *, biases: bool = False) -> PreTrainedModel:
     """Return transformers' model with the numbers of a file, in float32."""
-    names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-    for n in range(LAYERS):
-        names |= {f"blk.{n}.{theirs}": f"model.layers.{n}.{ours}" for theirs, ours in NAMES.items()}
-    state = {}
-    for tensor in gguf.GGUFReader(path).tensors:
-        stem, kind = tensor.name.rsplit(".", 1)
-        numbers = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(tensor.shape[::-1])
-        heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(stem.split(".")[-1])
-        if heads is not None and architecture == "llama":
-            numbers = unpermute(numbers, heads)
-        state[f"{names[stem]}.{kind}"] = torch.from_numpy(np.array(numbers, np.float32))
     config = AutoConfig.for_model(
         architecture,
         vocab_size=VOCAB,
@@ -74,13 +61,9 @@ def oracle(path: Path, architecture: str, *, biases: bool = False) -> PreTrained
         max_position_embeddings=128,
         rms_norm_eps=1e-6,
         rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
-        tie_word_embeddings="lm_head.weight" not in state,
         attention_bias=biases,
     )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    lacking = model.load_state_dict(state, strict=False)
-    assert (lacking.unexpected_keys, set(lacking.missing_keys) - {"lm_head.weight"}) == ([], set())
-    return model.eval()
+    return dequantized(path, config)
 
 
 def assert_same(path: Path, reference: PreTrainedModel, mode: str) -> None:
