@@ -35,7 +35,7 @@ class TensorDescription:
 
     name: str
     dtype: str
-    """safetensors' code, such as ``BF16``, or how it is packed, such as ``gptq-4bit``."""
+    """safetensors' code, such as ``BF16``, or how it is packed, such as ``Q4_K``."""
     shape: list[int]
     """Of the weight, however it is packed."""
     nbytes: int
@@ -133,7 +133,6 @@ def inspect(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
     hf_token: str | None = None,
-    yes: bool = False,
     config_overrides: Mapping[str, object] | None = None,
     progress: bool | None = None,
 ) -> dict[str, object]:
@@ -149,7 +148,6 @@ def inspect(
         cache_dir: Where the hub's files are cached; its own default if None.
         local_files_only: Download nothing.
         hf_token: For private repositories of the hub.
-        yes: Convert without asking, however much space that takes.
         config_overrides: Keys of config.json laid over what the file says.
         progress: None for bars on a terminal and log lines elsewhere, True or False.
 
@@ -164,7 +162,6 @@ def inspect(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         token=hf_token,
-        yes=yes,
         progress=choose_progress(progress),
     )
     return asdict(describe(files, config_overrides))
@@ -188,7 +185,7 @@ def _native(
     table = build_units(layers, files, PlanLimits(), tied=config.tie_word_embeddings)
     largest = max(table.units, key=lambda unit: unit.nbytes)
     names = dict.fromkeys(spec.name for layer in layers for spec in layer.tensors)
-    infos = [files.stored(name) for name in names]
+    weights = [files.stored(name) for name in names]
     arithmetic = compute_dtype(files.main_dtype, bf16_arithmetic=has_bf16_arithmetic())
     windows = iter(config.windows)
     return Inspection(
@@ -207,8 +204,8 @@ def _native(
         max_position_embeddings=config.max_position_embeddings,
         sliding_window=config.sliding_window,
         tied=config.tie_word_embeddings,
-        parameters=sum(prod(info.shape) for info in infos),
-        total_bytes=sum(info.nbytes for info in infos),
+        parameters=sum(prod(weight.shape) for weight in weights),
+        total_bytes=sum(weight.nbytes for weight in weights),
         dtype=files.main_dtype,
         quantization=_quantization(files),
         compute_dtype=arithmetic,
@@ -216,7 +213,7 @@ def _native(
         num_units=len(table.units),
         largest_unit=UnitDescription(largest.name, largest.nbytes),
         misaligned_tensors=[
-            part.tensor for info in infos for part in info.parts if _is_misaligned(part.info)
+            part.tensor for weight in weights for part in weight.parts if _is_misaligned(part.info)
         ],
         unused_tensors=unused,
         files=_files(files),
@@ -288,8 +285,8 @@ def _layer(
     files: ModelFiles, name: str, kind: str, tensors: Iterable[str], *, window: int | None
 ) -> LayerDescription:
     described = [
-        TensorDescription(tensor, info.dtype, list(info.shape), info.nbytes)
-        for tensor, info in ((tensor, files.stored(tensor)) for tensor in tensors)
+        TensorDescription(weight.name, weight.dtype, list(weight.shape), weight.nbytes)
+        for weight in map(files.stored, tensors)
     ]
     nbytes = sum(tensor.nbytes for tensor in described)
     return LayerDescription(name, kind, nbytes, described, window)

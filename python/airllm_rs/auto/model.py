@@ -14,6 +14,7 @@ from airllm_rs.auto.pace import DecodePace
 from airllm_rs.auto.prompts import Sampling, encode
 from airllm_rs.auto.text_stream import TextStream
 from airllm_rs.auto.watch import SweepWatch
+from airllm_rs.checkpoint import tokenizer_directory
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.families.family import EMBEDDING
 from airllm_rs.generation.causal_lm import CausalLM
@@ -81,7 +82,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         Raises:
             TokenizerError: if there is none, or it cannot be read.
         """
-        return load_tokenizer(self.opened.files.path)
+        return load_tokenizer(tokenizer_directory(self.opened.files))
 
     @property
     def stats(self) -> dict[str, object]:

@@ -72,7 +72,6 @@ def find_files(
         local_files_only=options.local_files_only,
         token=options.hf_token,
         conversion_dir=options.layer_shards_saving_path,
-        yes=options.yes,
         check=check,
         prepared=lambda directory: find_prepared(directory, options),
         progress=progress,

@@ -87,6 +87,8 @@ class StoredWeight:
     """Blocks of its rows begin at multiples of this; 0 if it cannot be cut."""
     constants: Mapping[str, bytes] = field(default_factory=dict)
     """Parts that are no tensors of the checkpoint, by role."""
+    interleaved: int = 0
+    """Rows of a head whose two halves alternate (row 2i is of the first); 0 for rows in order."""
     aside: tuple[str, ...] = ()
     """Tensors that belong to it and that nothing reads when it is used."""
 

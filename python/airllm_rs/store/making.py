@@ -85,7 +85,7 @@ def make_store(request: StoreRequest, progress: Progress) -> Made:
         OSError: if a file cannot be read or written.
     """
     identity = identify(request.files.path, request.files.files)
-    refuse_what_is_encoded(request.files.path, request.scheme)
+    refuse_what_is_encoded(request.files, request.scheme)
     refuse_what_is_quantised(request.files.path, request.files.schemes, request.scheme)
     with held(request.directories, request.files.path):
         existing = existing_store(request.directories, identity, request.scheme)
@@ -242,12 +242,18 @@ def _taken(path: Path) -> int:
         return 0
 
 
-def refuse_what_is_encoded(directory: Path, scheme: str | None) -> None:
-    """Raise if the checkpoint is a store whose weights are encoded.
+def refuse_what_is_encoded(files: ModelFiles, scheme: str | None) -> None:
+    """Raise if the checkpoint is a GGUF file, or a store whose weights are encoded.
 
     Raises:
         StoreError: saying what to do.
     """
+    directory = files.path
+    if any(path.endswith(".gguf") for path in files.files):
+        raise StoreError(
+            f"{files.files[0]} is read as it is, and no copy is made of a GGUF file: leave "
+            "compression= out, or start from the original checkpoint"
+        )
     source = read_store(directory)
     if source is not None and source.scheme is not None:
         wanted = f"compression={scheme!r}" if scheme else "another copy"

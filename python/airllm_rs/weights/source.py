@@ -47,6 +47,7 @@ class Matrix:
         self.blocks = blocks
         self.shape = stored.shape
         self.is_packed = stored.layout is not None
+        self.interleaved = stored.interleaved
         self.stored_dtype = source.compute_dtype if self.is_packed else TORCH_DTYPES[stored.dtype]
         self._source = source
         self._layout = packed_layout(stored.layout) if stored.layout else plain_layout(stored.dtype)
