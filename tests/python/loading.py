@@ -12,6 +12,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from airllm_rs import _core
 from airllm_rs.checkpoint import ModelFiles
+from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.errors import BudgetError
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.families import read_config
@@ -63,7 +64,8 @@ MODES = {
 def open_files(path: Path) -> ModelFiles:
     """Open the checkpoint in ``path``."""
     config = json.loads((path / "config.json").read_text())
-    return ModelFiles(path, config, {}, _core.Checkpoint.open(path))
+    core = _core.Checkpoint.open(path)
+    return ModelFiles(path, config, {}, core, packed_weights(core, config))
 
 
 def make_plan(
