@@ -140,6 +140,11 @@ def plan_store(
     return (*jobs, *_stripe(OTHERS, rest, 1))
 
 
+def has_own_head(jobs: Sequence[FileJob]) -> bool:
+    """Tell whether a store has a head beside its embedding table, an encoded copy of it or not."""
+    return any(tensor.name == HEAD for job in jobs for tensor in job.tensors)
+
+
 def metadata_of(
     identity: SourceIdentity, compression: str | None, dtype: str, encoder_version: int
 ) -> dict[str, str]:

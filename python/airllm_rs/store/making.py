@@ -17,7 +17,7 @@ from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
 from airllm_rs.errors import CheckpointChanged, NotEnoughSpaceException, StoreError
 from airllm_rs.store.companions import copy_companions
 from airllm_rs.store.identity import ENCODER_VERSION, identify
-from airllm_rs.store.jobs import metadata_of, plan_store
+from airllm_rs.store.jobs import has_own_head, metadata_of, plan_store
 from airllm_rs.store.manifest import STRIPE, StoredFile, commit, read_store
 from airllm_rs.store.originals import delete_originals
 from airllm_rs.store.verification import verify_store
@@ -107,7 +107,12 @@ def _make(
     check_space(request.directories, jobs, f"making a store of {request.files.path.name}")
     for directory in request.directories:
         (directory / RECORDS).mkdir(exist_ok=True)  # from here on it is known whose it is
-    companions = copy_companions(request.files.path, request.directories[0], request.scheme)
+    companions = copy_companions(
+        request.files.path,
+        request.directories[0],
+        request.scheme,
+        has_own_head=has_own_head(jobs),
+    )
     counts = Counts()
     total = sum(job.source_bytes for job in jobs)
     label = f"{'encoding' if request.scheme else 'copying'} {request.files.path.name}"
