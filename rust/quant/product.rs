@@ -20,17 +20,16 @@ use crate::quant::weight::Weight;
 /// More rows of activations than this are not "few".
 pub const MOST_ROWS: usize = 32;
 
-// Rows of a weight that a thread takes at a time.
+// Rows of a weight that a thread takes at a time, at most, and weights of them where there is one row
+// of activations: the fewer, the less threads wait for the last.
 const PIECE: usize = 64;
+const PIECE_WEIGHTS: usize = 1 << 16;
 
 // Bytes of activations that stay in the first cache beside the weights that pass through it.
 const ACTIVATIONS: usize = 16 << 10;
 
 // Sums at a time that are kept in lanes.
 const LANES: usize = 512;
-
-// How far ahead of their use weights are fetched, in bytes.
-const AHEAD: usize = 1024;
 
 // Rows that are decoded at a time, and bytes of each.
 const GROUP: usize = 4;
@@ -127,12 +126,16 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
         return Ok(());
     }
     let prepared = Prepared::new(tier, x);
+    let step = match x.rows {
+        1 => (PIECE_WEIGHTS / x.cols.max(1)).clamp(8, PIECE) / 8 * 8,
+        _ => PIECE,
+    };
     let mut first_pieces = Vec::with_capacity(products.len());
     let mut pieces = 0;
     let mut outputs = Vec::with_capacity(products.len());
     for product in products.iter_mut() {
         first_pieces.push(pieces);
-        pieces += product.weight.rows.div_ceil(PIECE);
+        pieces += product.weight.rows.div_ceil(step);
         outputs.push(Target {
             weight: product.weight,
             bias: product.bias,
@@ -143,12 +146,17 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
     team::run(pieces, &|piece| {
         let index = first_pieces.partition_point(|&first| first <= piece) - 1;
         let target = &outputs[index];
-        let start = (piece - first_pieces[index]) * PIECE;
-        let rows = start..(start + PIECE).min(target.weight.rows);
-        let mut sums = [0.0; PIECE * MOST_ROWS];
-        let sums = &mut sums[..rows.len() * x.rows];
-        sum(tier, &target.weight, rows.clone(), &prepared, sums);
-        target.write(tier, &x, rows, sums);
+        let start = (piece - first_pieces[index]) * step;
+        let rows = start..(start + step).min(target.weight.rows);
+        let work = |sums: &mut [f32]| {
+            let sums = &mut sums[..rows.len() * x.rows];
+            sum(tier, &target.weight, rows.clone(), &prepared, sums);
+            target.write(tier, &x, rows.clone(), sums);
+        };
+        match x.rows {
+            1 => work(&mut [0.0; PIECE]),
+            _ => work(&mut [0.0; PIECE * MOST_ROWS]),
+        }
     });
     Ok(())
 }
@@ -226,9 +234,10 @@ fn sum_dense(
         rows: rows.len(),
         cols: weight.cols,
     };
-    // A single row passes through the cache as weights do; of several, so many columns as stay there.
+    // A single row passes through the cache as weights do, which the processor fetches ahead of a
+    // stretch better than hints do; of several, so many columns as stay there.
     let (step, ahead) = match x.rows {
-        1 => (w.cols.max(1), AHEAD),
+        1 => (w.cols.max(1), 0),
         // fetched ahead: the same columns of the rows after those at work
         rows => (columns(rows * x.float.nbytes()), 4 * stride),
     };
@@ -340,7 +349,9 @@ fn check(x: &Activations<'_>, product: &Product<'_>) -> Result<(), Error> {
     }
     let needed = match x.rows {
         0 => 0,
-        _ => ((x.rows - 1) * product.stride + rows) * size,
+        more => (product.stride.checked_mul(more - 1))
+            .and_then(|items| items.checked_add(rows)?.checked_mul(size))
+            .unwrap_or(usize::MAX),
     };
     if product.out.len() < needed || (x.rows > 1 && product.stride < rows) {
         return Err(fault("bytes of the results", needed, product.out.len()));

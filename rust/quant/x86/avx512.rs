@@ -80,8 +80,7 @@ pub(crate) fn f16(low: __m512, high: __m512) -> __m512i {
 #[target_feature(enable = "avx512f")]
 pub(crate) fn prefetch(line: &[u8], ahead: usize) {
     let address = line.as_ptr().wrapping_add(ahead).cast();
-    // SAFETY: a hint; it may point anywhere.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+    _mm_prefetch::<_MM_HINT_T0>(address);
 }
 
 /// The same bits.
