@@ -20,10 +20,8 @@ use crate::quant::weight::Weight;
 /// More rows of activations than this are not "few".
 pub const MOST_ROWS: usize = 32;
 
-// Rows of a weight that a thread takes at a time, at most, and weights of them where there is one row
-// of activations: the fewer, the less threads wait for the last.
+// Rows of a weight that a thread takes at a time: with fewer, the pauses between them show.
 const PIECE: usize = 64;
-const PIECE_WEIGHTS: usize = 1 << 16;
 
 // Bytes of activations that stay in the first cache beside the weights that pass through it.
 const ACTIVATIONS: usize = 16 << 10;
@@ -126,16 +124,12 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
         return Ok(());
     }
     let prepared = Prepared::new(tier, x);
-    let step = match x.rows {
-        1 => (PIECE_WEIGHTS / x.cols.max(1)).clamp(8, PIECE) / 8 * 8,
-        _ => PIECE,
-    };
     let mut first_pieces = Vec::with_capacity(products.len());
     let mut pieces = 0;
     let mut outputs = Vec::with_capacity(products.len());
     for product in products.iter_mut() {
         first_pieces.push(pieces);
-        pieces += product.weight.rows.div_ceil(step);
+        pieces += product.weight.rows.div_ceil(PIECE);
         outputs.push(Target {
             weight: product.weight,
             bias: product.bias,
@@ -146,8 +140,8 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
     team::run(pieces, &|piece| {
         let index = first_pieces.partition_point(|&first| first <= piece) - 1;
         let target = &outputs[index];
-        let start = (piece - first_pieces[index]) * step;
-        let rows = start..(start + step).min(target.weight.rows);
+        let start = (piece - first_pieces[index]) * PIECE;
+        let rows = start..(start + PIECE).min(target.weight.rows);
         let work = |sums: &mut [f32]| {
             let sums = &mut sums[..rows.len() * x.rows];
             sum(tier, &target.weight, rows.clone(), &prepared, sums);
@@ -305,6 +299,7 @@ fn sum_decoded(
                 let cols = col..(col + step).min(weight.cols);
                 let used = cols.len() * float.nbytes();
                 for (row, out) in (first..first + count).zip(bytes.chunks_exact_mut(stride)) {
+                    fetch(weight.q_of(row + GROUP, cols.clone()));
                     write_columns(tier, weight, row, cols.clone(), float, &mut out[..used]);
                 }
                 let w = Rows {
@@ -319,6 +314,18 @@ fn sum_decoded(
             add_up(tier, lanes, sums);
         }
     });
+}
+
+/// Ask for bytes that are needed soon.
+fn fetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint; every processor of this architecture has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 fn check(x: &Activations<'_>, product: &Product<'_>) -> Result<(), Error> {

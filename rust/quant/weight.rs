@@ -180,6 +180,21 @@ impl<'a> Weight<'a> {
         }
     }
 
+    /// The bytes of the part `q` for some columns, which begin at a multiple of 256, of a row; none after
+    /// the last row.
+    pub(crate) fn q_of(&self, row: usize, cols: Range<usize>) -> &'a [u8] {
+        let nbytes = |cols: usize| match self.layout {
+            Layout::Dense(float) => cols * float.nbytes(),
+            Layout::Lut4(_) => cols / 2,
+            Layout::Int8(_) | Layout::Fp8(_) | Layout::Table8(_) => cols,
+            Layout::Affine(affine) => cols * affine.bits / 8,
+            Layout::Ggml(kind) => cols / kind.block() * kind.block_bytes(),
+        };
+        let start = row * nbytes(self.cols);
+        let bytes = start + nbytes(cols.start)..start + nbytes(cols.end);
+        self.parts.q.get(bytes).unwrap_or_default()
+    }
+
     /// Check that `rows` lie in the weight.
     ///
     /// # Panics
