@@ -256,7 +256,11 @@ pub(crate) fn linear(
     let rows = x.as_slice().len().checked_div(row_bytes).unwrap_or(0);
     let mut buffers = Vec::with_capacity(outs.len());
     for (owner, offset, stride) in &outs {
-        buffers.push((Bytes::write(owner)?, offset * float.nbytes(), *stride));
+        buffers.push((
+            Bytes::write(owner)?,
+            offset.saturating_mul(float.nbytes()),
+            *stride,
+        ));
     }
     let mut added = Vec::with_capacity(biases.len());
     for bias in &biases {

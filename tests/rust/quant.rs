@@ -10,6 +10,7 @@ mod fused;
 mod ggml;
 mod noise;
 mod numbers;
+mod odd;
 mod product;
 mod repack;
 mod team;
