@@ -155,7 +155,7 @@ def weight_errors(matrices: Mapping[str, Array]) -> dict[str, float]:
 
 
 def bf16_checkpoint(path: Path, target: Path) -> None:
-    """Write the Llama of a GGUF file as a bf16 checkpoint, numbers as the gguf package reads them."""
+    """Write the Llama of a GGUF file as a bf16 checkpoint, read by the gguf package."""
     with AutoModel.from_pretrained(path, progress=False) as model:
         model.config.save_pretrained(target)
         model.tokenizer.save_pretrained(target)
