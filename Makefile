@@ -27,7 +27,7 @@ unexport PYTHONPATH PYTHONHOME
 .PHONY: demo
 demo: $(VENV)/.release $(SMOLLM) ## set everything up and run a real model that is larger than the memory it is given
 	$(BIN)/airllm-rs run $(SMOLLM) "What is the capital of France?" \
-	    --weights-memory 96MiB --max-new-tokens 32 --temperature 0
+	    --weights-memory 48MiB --max-new-tokens 32 --temperature 0
 
 .PHONY: test
 test: lint test-rust test-python test-benches ## set everything up and prove it all: lint, Rust, loom, Python, benches once

@@ -119,6 +119,25 @@ impl Arena {
         }
     }
 
+    /// Make the kernel find memory for the whole pages within a range, whose contents stay as they
+    /// are; tell whether it did.
+    ///
+    /// # Panics
+    /// If the range is not within the arena.
+    #[must_use]
+    pub fn populate(&self, offset: usize, nbytes: usize) -> bool {
+        let end = offset.checked_add(nbytes).filter(|&end| end <= self.nbytes);
+        let end = end.expect("the range was cut from this arena");
+        let page = platform::page_nbytes();
+        let (first, last) = (offset.next_multiple_of(page), end / page * page);
+        if first >= last || !self.is_ours() {
+            return false;
+        }
+        // SAFETY: `first` is within the mapping.
+        let start = unsafe { self.start.add(first) };
+        platform::populate(start, last - first)
+    }
+
     /// How much memory it takes now, and in which pages; zeros where the kernel does not tell.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -203,6 +222,11 @@ mod platform {
         Ok(())
     }
 
+    pub(super) fn populate(start: NonNull<u8>, nbytes: usize) -> bool {
+        // SAFETY: pages of a mapping made by `map`; finding memory for them changes no byte.
+        unsafe { madvise(start.as_ptr().cast(), nbytes, Advice::LinuxPopulateWrite) }.is_ok()
+    }
+
     /// # Safety
     /// Whole pages of a mapping made by `map`.
     pub(super) unsafe fn discard(start: NonNull<u8>, nbytes: usize) {
@@ -280,6 +304,10 @@ mod platform {
 
     pub(super) fn lock(_start: NonNull<u8>, _nbytes: usize) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn populate(_start: NonNull<u8>, _nbytes: usize) -> bool {
+        false
     }
 
     /// # Safety

@@ -26,6 +26,7 @@ __all__ = [
     "linear",
     "probe_engines",
     "read_manifest",
+    "repack",
     "simd_tier",
     "verify_store",
     "write_store",
@@ -441,6 +442,23 @@ def linear(
         weights: Of shape (rows, cols) each.
         outs: For each, (buffer, items before its first result, items from row to row).
         biases: For each, a buffer of (rows,) or None.
+    """
+
+def repack(
+    kind: str, shape: tuple[int, int, int], packed: tuple[object, int, int], out: object
+) -> None:
+    """Write a part of a weight that is packed across rows as kernels read it, row-major.
+
+    Args:
+        kind: ``gptq`` or ``awq`` for numbers; ``gptq_zeros``, ``gptq_v2_zeros``, ``awq_zeros`` or
+            ``compressed_tensors_zeros`` for zero points, to one byte each; ``transposed`` for
+            scales of two bytes.
+        shape: (rows, columns, bits) of the result; zero points and scales have groups as columns.
+        packed: (an object with the buffer protocol, the offset of the first byte, how many).
+        out: A contiguous, writable buffer of exactly the size of the result; not the packed one.
+
+    Raises:
+        ValueError: if a size or shape does not fit.
     """
 
 def gather_rows(

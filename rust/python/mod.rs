@@ -6,6 +6,7 @@ mod checkpoint;
 mod errors;
 mod quant;
 mod readahead;
+mod repack;
 mod rows;
 mod store;
 
@@ -48,6 +49,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(quant::dequantize_into, module)?)?;
     module.add_function(wrap_pyfunction!(quant::linear, module)?)?;
     module.add_function(wrap_pyfunction!(quant::simd_tier, module)?)?;
+    module.add_function(wrap_pyfunction!(repack::repack, module)?)?;
     module.add_function(wrap_pyfunction!(rows::gather_rows, module)?)?;
     module.add_function(wrap_pyfunction!(store::read_manifest, module)?)?;
     module.add_function(wrap_pyfunction!(store::verify_store, module)?)?;

@@ -17,7 +17,7 @@ use crate::quant::tier::Tier;
 use crate::quant::weight::{Parts, Weight};
 
 /// The bytes of an object that offers them contiguously, kept for as long as this lives.
-struct Bytes {
+pub(crate) struct Bytes {
     view: Box<ffi::Py_buffer>,
 }
 
@@ -40,15 +40,15 @@ impl Bytes {
         Ok(Self { view })
     }
 
-    fn read(owner: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn read(owner: &Bound<'_, PyAny>) -> PyResult<Self> {
         Self::of(owner, ffi::PyBUF_SIMPLE)
     }
 
-    fn write(owner: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn write(owner: &Bound<'_, PyAny>) -> PyResult<Self> {
         Self::of(owner, ffi::PyBUF_WRITABLE)
     }
 
-    fn as_slice(&self) -> &[u8] {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         let nbytes = self.view.len.unsigned_abs();
         if nbytes == 0 {
             return &[];
@@ -58,7 +58,7 @@ impl Bytes {
         unsafe { slice::from_raw_parts(self.view.buf.cast(), nbytes) }
     }
 
-    fn as_mut_slice(&mut self) -> &mut [u8] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         let nbytes = self.view.len.unsigned_abs();
         if nbytes == 0 {
             return &mut [];

@@ -36,6 +36,7 @@ impl<'a> Scales<'a> {
             ScaleKind::F32 => f32_at(scale, index),
             ScaleKind::F16 => f16_to_f32(u16_at(scale, index)),
             ScaleKind::Bf16 => bf16_to_f32(u16_at(scale, index)),
+            ScaleKind::Scb => f32_at(scale, index) * (1.0 / 127.0),
             ScaleKind::E8m0 => e8m0_to_f32(scale[index]),
             ScaleKind::E4m3Global if self.global_divides => {
                 e4m3_to_f32(scale[index]) / f32_at(rows, 0)

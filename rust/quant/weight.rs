@@ -151,7 +151,7 @@ impl<'a> Weight<'a> {
         };
         let kind = self.layout.scale();
         let (scale_bytes, row_bytes) = match kind {
-            ScaleKind::F32 => (4, 0),
+            ScaleKind::F32 | ScaleKind::Scb => (4, 0),
             ScaleKind::F16 | ScaleKind::Bf16 => (2, 0),
             ScaleKind::E8m0 => (1, 0),
             ScaleKind::E4m3Global => (1, 4),

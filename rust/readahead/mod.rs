@@ -20,6 +20,7 @@ mod shared;
 mod slot;
 mod state;
 mod stats;
+mod touch;
 mod trace;
 pub mod tuner;
 mod window;
@@ -44,6 +45,7 @@ use crate::readahead::ring::{GRAIN, Ring};
 use crate::readahead::shared::Shared;
 use crate::readahead::slot::Slots;
 use crate::readahead::state::{Halt, State, Thread};
+use crate::readahead::touch::Touch;
 use crate::readahead::trace::Trace;
 use crate::readahead::window::Window;
 use crate::readahead::worker::Producer;
@@ -72,6 +74,8 @@ pub struct Readahead {
     alignment: usize,
     // Why memory is not locked although it should be.
     unlocked: Option<Error>,
+    // Touches the residents' memory until they are all touched, one is given up, or the end.
+    touch: Mutex<Option<Touch>>,
     // Locked before the state, where both are.
     worker: Mutex<Worker>,
 }
@@ -117,9 +121,11 @@ impl Readahead {
             engine_name: source.engine.name(),
             alignment,
             unlocked,
+            touch: Mutex::new(None),
             worker: Mutex::new(Worker::default()),
         };
         readahead.start(&mut readahead.worker(), source)?;
+        *readahead.touch() = Touch::start(&readahead.shared.arena, ring_start);
         Ok(readahead)
     }
 
@@ -196,6 +202,8 @@ impl Readahead {
     /// too large for the ring and the schedule wants it.
     pub fn evict(&self, units: &[u32]) -> Result<(), Error> {
         self.shared.refuse_forked()?;
+        // it would take the memory again that is given back here
+        drop(self.touch().take());
         let mut worker = self.worker();
         let catalogue = &self.shared.catalogue;
         for &unit in units {
@@ -310,6 +318,7 @@ impl Readahead {
         if self.shared.is_forked() {
             return Closed::Joined;
         }
+        drop(self.touch().take());
         let mut worker = self.worker();
         self.shared.stop(Halt::Closed);
         self.shared.wake();
@@ -335,6 +344,12 @@ impl Readahead {
         drop(state);
         worker.join();
         Closed::Joined
+    }
+
+    fn touch(&self) -> MutexGuard<'_, Option<Touch>> {
+        self.touch
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn worker(&self) -> MutexGuard<'_, Worker> {

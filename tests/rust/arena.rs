@@ -87,3 +87,18 @@ fn locked_pages_are_counted_and_can_be_discarded() {
     assert_eq!(bytes(&arena)[0], 0);
     assert_eq!(arena.usage().locked, 48 * 4096);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn populating_takes_memory_and_changes_nothing() {
+    let arena = Arena::new(4 * HUGE_PAGE).unwrap();
+    // SAFETY: the first byte of an arena that nobody else looks at.
+    unsafe { arena.as_ptr().write(7) };
+    assert!(arena.populate(0, 2 * HUGE_PAGE));
+    let taken = arena.usage().resident;
+    assert!(taken >= 2 * HUGE_PAGE as u64, "{taken} bytes");
+    // SAFETY: as above.
+    assert_eq!(unsafe { arena.as_ptr().read() }, 7);
+    arena.discard(0, arena.nbytes());
+    assert_eq!(arena.usage().resident, 0);
+}

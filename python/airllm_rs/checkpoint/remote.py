@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.hub import IGNORED, WEIGHTS, no_bars_but_ours, one_line_errors
-from airllm_rs.checkpoint.model_files import TensorInfo, main_dtype
+from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, plain
 from airllm_rs.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from airllm_rs.stats.progress import Progress
 
@@ -42,10 +42,20 @@ class RemoteCheckpoint:
     files: tuple[RemoteFile, ...] = field(repr=False)
     tensors: dict[str, TensorInfo] = field(repr=False)
     """Offsets count from the start of the data, as the headers have them."""
+    packed: Mapping[str, StoredWeight] = field(default_factory=dict, repr=False)
+    """None: what parts mean is told by the files, which are not here."""
 
     def names(self) -> list[str]:
         """Return the names of all tensors, in the order of the files."""
         return list(self.tensors)
+
+    def weight_names(self) -> list[str]:
+        """Return the names of all weights, each a plain tensor."""
+        return self.names()
+
+    def stored(self, name: str) -> StoredWeight:
+        """Return how a weight is stored."""
+        return plain(name, self.tensors[name])
 
     def tensor(self, name: str) -> TensorInfo:
         """Return what a tensor is; its offset is known when its file is here."""

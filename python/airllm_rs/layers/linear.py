@@ -50,7 +50,7 @@ class Linear(nn.Linear):
         if self.source is None:
             return
         whole = self.source.whole()
-        if whole is not None and whole.dtype == dtype:
+        if whole is not None and whole.dtype == dtype and not self.source.interleaved:
             self.weight = nn.Parameter(whole, requires_grad=False)
             # blocks are products of their own
             self._bound = self.weight if len(self.source.blocks) == 1 else None
@@ -60,11 +60,25 @@ class Linear(nn.Linear):
         source = self.source
         if source is None:
             return functional.linear(x, self.weight, self.bias)
+        if source.interleaved:
+            return halves_apart(self._product(x, source), source.interleaved)
+        return self._product(x, source)
+
+    def _product(self, x: Tensor, source: Matrix) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             return _Product.apply(x, self.bias, source)  # type: ignore[no-any-return]
         if self._bound is not None and x.numel() > FEW_ROWS * x.shape[-1]:
             return functional.linear(x, self._bound, self.bias)
         return multiply(x, source, self.bias)
+
+
+def halves_apart(x: Tensor, size: int) -> Tensor:
+    """Return ``x`` of shape (…, H·D) with the two halves of each head apart that alternate in it.
+
+    Rows of queries and keys lie so in GGUF files of Llama models, and so do their biases.
+    """
+    pairs = x.view(*x.shape[:-1], -1, size // 2, 2)
+    return pairs.transpose(-1, -2).reshape(x.shape)
 
 
 def multiply(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:

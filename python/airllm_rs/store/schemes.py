@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airllm_rs.checkpoint.model_files import TensorInfo
+    from airllm_rs.checkpoint.stored import TensorInfo
     from airllm_rs.families import Layer
 
 SCHEMES = ("8bit", "4bit", "4bit-hq", "nf4")

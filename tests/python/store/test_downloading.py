@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import airllm_rs
-from airllm_rs.checkpoint.model_files import TensorInfo
+from airllm_rs.checkpoint.stored import TensorInfo
 from airllm_rs.stats.progress import NoProgress
 from airllm_rs.store.downloading import peak_of_sources
 from airllm_rs.store.jobs import FileJob, TensorJob

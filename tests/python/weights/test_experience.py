@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airllm_rs.checkpoint import TensorInfo
+from airllm_rs.checkpoint import StoredWeight, TensorInfo
+from airllm_rs.checkpoint.stored import plain
 from airllm_rs.families import family_of, read_config
 from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
 from airllm_rs.memory.flow import Flow, RingLimit
@@ -41,8 +42,8 @@ class Layout:
 
     places: dict[str, TensorInfo]
 
-    def tensor(self, name: str) -> TensorInfo:
-        return self.places[name]
+    def stored(self, name: str) -> StoredWeight:
+        return plain(name, self.places[name])
 
 
 def layout() -> Layout:

@@ -122,7 +122,7 @@ def test_blocks_of_eight_bit_floats_decode_as_transformers_decodes_them(
     rows, cols = 256, 384
     q = torch.from_numpy(random.integers(0, 256, (rows, cols), np.uint8)).view(torch.float8_e4m3fn)
     scales = torch.from_numpy(random.lognormal(-6, 2, (2, 3)).astype(np.float32))
-    dequantize = Fp8Dequantize(None)
+    dequantize = Fp8Dequantize(None)  # type: ignore[no-untyped-call]
     expected = dequantize._dequantize_one(q, scales, output_dtype=DTYPES[dtype])
     options = {"is_e5m2": False, "block_rows": 128, "block_cols": 128, "scale": "f32"}
     parts = {"q": as_bytes(q), "scale": as_bytes(scales)}
@@ -137,14 +137,16 @@ def test_microscaled_floats_decode_as_transformers_decodes_them(
     q = torch.from_numpy(random.integers(0, 256, (rows, cols), np.uint8)).view(torch.float8_e4m3fn)
     scales = torch.from_numpy(random.integers(90, 150, (rows, cols // 32), np.uint8))
     given = scales if kind == "U8" else scales.view(torch.float8_e8m0fnu)
-    expected = Fp8Dequantize(None)._dequantize_one(q, given, output_dtype=torch.bfloat16)
+    dequantize = Fp8Dequantize(None)  # type: ignore[no-untyped-call]
+    expected = dequantize._dequantize_one(q, given, output_dtype=torch.bfloat16)
     options = {"is_e5m2": False, "block_rows": 1, "block_cols": 32, "scale": "e8m0"}
     parts = {"q": as_bytes(q), "scale": as_bytes(scales)}
     assert_same_bits(decode("fp8", options, (rows, cols), parts, "BF16"), expected)
 
 
 def packed_nibbles(codes: np.ndarray) -> np.ndarray:
-    return codes[:, ::2] | codes[:, 1::2] << 4
+    packed: np.ndarray = codes[:, ::2] | codes[:, 1::2] << 4
+    return packed
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
