@@ -134,8 +134,7 @@ def nf4_of_airllm(tensor: Array) -> Array:
     absmax = np.abs(blocks).max(axis=1, keepdims=True)
     unit = blocks / np.where(absmax == 0, np.float32(1), absmax)
     codes = np.searchsorted((NF4[1:] + NF4[:-1]) / 2, unit)
-    decoded: Array = (NF4[codes] * absmax).reshape(-1)[: flat.size].reshape(tensor.shape)
-    return decoded
+    return (NF4[codes] * absmax).reshape(-1)[: flat.size].reshape(tensor.shape)
 
 
 def relative_error(found: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
@@ -156,7 +155,7 @@ def weight_errors(matrices: Mapping[str, Array]) -> dict[str, float]:
 
 
 def bf16_checkpoint(path: Path, target: Path) -> None:
-    """Write the Llama of a GGUF file as a bf16 checkpoint, as the gguf package reads it."""
+    """Write the Llama of a GGUF file as a bf16 checkpoint, read by the gguf package."""
     with AutoModel.from_pretrained(path, progress=False) as model:
         model.config.save_pretrained(target)
         model.tokenizer.save_pretrained(target)
@@ -198,7 +197,7 @@ def perplexity(model: LanguageModel, ids: torch.Tensor) -> float:
     """Return the perplexity over the windows ``ids``, the first token of each left out."""
     total = 0.0
     with torch.inference_mode():
-        for window in ids.split(1):  # type: ignore[no-untyped-call]
+        for window in ids.split(1):
             logits: torch.Tensor = model(window).logits  # type: ignore[attr-defined]
             loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), window[0, 1:])
             total += float(loss)

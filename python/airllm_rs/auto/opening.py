@@ -104,7 +104,11 @@ def open_files(
 
     files = find_files(path_or_id, options, progress, check)
     config = read_config(files.config, options.config_overrides)
-    return compressed(files, config, options, progress), config
+    found = compressed(files, config, options, progress)
+    if found is not files:
+        # a store may have a head where the checkpoint has none
+        config = read_config(found.config, options.config_overrides)
+    return found, config
 
 
 def open_model(
