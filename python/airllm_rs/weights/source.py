@@ -76,6 +76,7 @@ class Matrix:
         self._layout = packed_layout(stored.layout) if stored.layout else plain_layout(stored.dtype)
         self._constants = stored.constants
         self._kept: list[_core.Weight | None] = [None] * len(blocks)
+        self._all: tuple[_core.Weight, ...] | None = None
         self._converted: Tensor | None = None
 
     @property
@@ -104,6 +105,12 @@ class Matrix:
         finally:
             # not left to the frame, which a traceback would keep, and the lease with it
             del weight
+
+    def kept(self) -> tuple[_core.Weight, ...] | None:
+        """Return every block as `take` does, if all are kept in memory."""
+        if self._all is None and (self._converted is not None or self.is_resident):
+            self._all = tuple(self.take(index) for index in range(len(self.blocks)))
+        return self._all
 
     def done(self, index: int) -> None:
         """Say that block ``index`` was used."""
@@ -154,6 +161,7 @@ class Matrix:
     def forget(self) -> None:
         """Let go of the blocks that were kept."""
         self._kept = [None] * len(self.blocks)
+        self._all = None
         self._converted = None
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -193,6 +201,7 @@ class Matrix:
         # first: an interruption below must not lose what can no longer be read
         self._converted = whole
         self._kept = [None] * len(self.blocks)
+        self._all = None
         self._source.drop_stored(self)
 
 
