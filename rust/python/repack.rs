@@ -3,8 +3,8 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::python::bytes::Bytes;
 use crate::python::errors::raise;
-use crate::python::quant::Bytes;
 use crate::quant::repack::{Packer, Shape, awq, gptq, scales, zeros};
 
 /// Write a part of a weight as kernels read it.

@@ -54,6 +54,7 @@ class Matrix:
         self._constants = stored.constants
         self._repacking = {p.role: p.repacking for p in stored.parts if p.repacking is not None}
         self._kept: list[_core.Weight | None] = [None] * len(blocks)
+        self._all: tuple[_core.Weight, ...] | None = None
         self._converted: Tensor | None = None
 
     @property
@@ -82,6 +83,12 @@ class Matrix:
         finally:
             # not left to the frame, which a traceback would keep, and the lease with it
             del weight
+
+    def kept(self) -> tuple[_core.Weight, ...] | None:
+        """Return every block as `take` does, if all are kept in memory."""
+        if self._all is None and (self._converted is not None or self.is_resident):
+            self._all = tuple(self.take(index) for index in range(len(self.blocks)))
+        return self._all
 
     def done(self, index: int) -> None:
         """Say that block ``index`` was used."""
@@ -134,6 +141,7 @@ class Matrix:
     def forget(self) -> None:
         """Let go of the blocks that were kept."""
         self._kept = [None] * len(self.blocks)
+        self._all = None
         self._converted = None
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -178,6 +186,7 @@ class Matrix:
         # first: an interruption below must not lose what can no longer be read
         self._converted = whole
         self._kept = [None] * len(self.blocks)
+        self._all = None
         self._source.drop_stored(self)
 
 
