@@ -92,11 +92,11 @@ impl<const N: usize> Strided<N> {
         }
         let itemsize = view.itemsize.unsigned_abs().max(1);
         let (mut shape, mut strides) = ([0; N], [0; N]);
-        for dimension in 0..N {
-            // SAFETY: the exporter gave as many sizes as dimensions.
-            let size = unsafe { *view.shape.add(dimension) };
-            // SAFETY: as above.
-            let stride = unsafe { *view.strides.add(dimension) };
+        // SAFETY: the exporter gave as many sizes as dimensions, which were just counted.
+        let sizes = unsafe { slice::from_raw_parts(view.shape, N) };
+        // SAFETY: as above.
+        let steps = unsafe { slice::from_raw_parts(view.strides, N) };
+        for (dimension, (&size, &stride)) in sizes.iter().zip(steps).enumerate() {
             shape[dimension] = size.unsigned_abs();
             // the step of a dimension of one item means nothing
             let stride = if size > 1 { stride } else { 0 };

@@ -1,4 +1,4 @@
-"""From a path to logits with ``compression=``: made once, found again, verified, spread over disks."""
+"""From a path to logits with ``compression=``: made once, found, verified, on several disks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How fast a model that fits is loaded, beside fio on the same files: one JSON object.
 
-    python benches/python/loading.py DIR [--pairs 10] [--memory 12GiB]
+    python benches/python/load_speed.py DIR [--pairs 10] [--memory 12GiB]
 
 In turns, fio reads all files and our readahead reads all weights into its arena; the page cache
 holds neither. Ours is timed from opening the readahead to the last resident byte, memory and its
