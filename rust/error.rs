@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use crate::error::store::{ManifestFault, StoreError};
+use crate::quant::layout::ScaleKind;
 
 /// What went wrong, with the data that tells where.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,22 @@ pub enum Error {
         /// Where.
         source: serde_json::Error,
     },
+    /// A layout has a number that it cannot have.
+    #[error("the layout of a packed weight: {option} is {found}")]
+    LayoutOption {
+        /// What the number is.
+        option: &'static str,
+        /// The number.
+        found: usize,
+    },
+    /// A layout has scales that it cannot have.
+    #[error("the layout of a packed weight: scales of {kind} cannot be {found:?}")]
+    LayoutScale {
+        /// What layout.
+        kind: &'static str,
+        /// What its scales are.
+        found: ScaleKind,
+    },
     /// A part of a packed weight is smaller than its layout and shape demand.
     #[error("part {part} of a packed weight has {found} bytes, needs {needed}")]
     WeightPart {
@@ -88,7 +105,7 @@ pub enum Error {
         rows: usize,
         /// Its columns.
         cols: usize,
-        /// What the columns must be a multiple of; 0 for a block size of zero.
+        /// What the columns must be a multiple of.
         step: usize,
     },
     /// A column of a packed weight belongs to a group that does not exist.

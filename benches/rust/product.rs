@@ -165,6 +165,7 @@ fn attention(tier: Tier, float: Float, length: usize) {
             strides: cache,
         },
         scale: 0.088,
+        origins: &[],
         window: None,
         softcap: None,
         sinks: None,

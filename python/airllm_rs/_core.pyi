@@ -20,12 +20,15 @@ __all__ = [
     "WorkerPanicked",
     "__build_profile__",
     "__version__",
+    "attend",
     "bench_io",
     "dequantize_into",
     "gather_rows",
     "linear",
     "probe_engines",
+    "quantize",
     "read_manifest",
+    "repack",
     "simd_tier",
     "verify_store",
     "write_store",
@@ -411,6 +414,42 @@ class Weight:
     def shape(self) -> tuple[int, int]:
         """(rows, cols)."""
 
+def attend(
+    q: object,
+    k: object,
+    v: object,
+    out: object,
+    dtype: str,
+    *,
+    scale: float,
+    origins: Sequence[int] | None = None,
+    window: int | None = None,
+    mask: object | None = None,
+    softcap: float | None = None,
+    sinks: object | None = None,
+) -> None:
+    """Let up to 32 tokens of each sequence attend to its keys, summed in f32.
+
+    The tokens are those of the last keys; none sees a key after its own. The bits of what a token
+    gets depend on its query and on the keys it sees alone: not on other tokens and sequences, nor
+    on keys that it does not see. A token that sees none gets zeros.
+
+    Args:
+        q: A buffer of shape (B, H, T, D), H a multiple of G, vectors of contiguous items.
+        k: The same of shape (B, G, S, D).
+        v: The same of shape (B, G, S, E).
+        out: A contiguous, writable buffer of shape (B, T, H, E).
+        dtype: Of them all: ``F32``, ``F16`` or ``BF16``.
+        scale: What products of queries and keys are multiplied by.
+        origins: Of each sequence, which key is that of its first token: positive after padding,
+            which is not seen, negative where the first keys are gone. 0 if None.
+        window: How many keys a token sees at most, its own included.
+        mask: A buffer of shape (B or 1, 1, T, S): bool, whether a key is seen, or f32, added to the
+            scores.
+        softcap: Scores become ``softcap * tanh(score / softcap)``.
+        sinks: A buffer of f32: for each head the score of a key without a value.
+    """
+
 def dequantize_into(
     weight: Weight, out: object, dtype: str, start: int = 0, stop: int | None = None
 ) -> None:
@@ -441,6 +480,53 @@ def linear(
         weights: Of shape (rows, cols) each.
         outs: For each, (buffer, items before its first result, items from row to row).
         biases: For each, a buffer of (rows,) or None.
+    """
+
+def repack(
+    kind: str, shape: tuple[int, int, int], packed: tuple[object, int, int], out: object
+) -> None:
+    """Write a part of a weight that is packed across rows as kernels read it, row-major.
+
+    Args:
+        kind: ``gptq`` or ``awq`` for numbers; ``gptq_zeros``, ``gptq_v2_zeros``, ``awq_zeros`` or
+            ``compressed_tensors_zeros`` for zero points, to one byte each; ``transposed`` for
+            scales of two bytes.
+        shape: (rows, columns, bits) of the result; zero points and scales have groups as columns.
+        packed: (an object with the buffer protocol, the offset of the first byte, how many).
+        out: A contiguous, writable buffer of exactly the size of the result; not the packed one.
+
+    Raises:
+        ValueError: if a size or shape does not fit.
+    """
+
+def quantize(
+    values: object,
+    dtype: str,
+    rows: int,
+    cols: int,
+    scheme: str,
+    q: object,
+    scale: object,
+    row: object | None = None,
+    effort: str = "search",
+) -> bool:
+    """Encode a matrix of shape (rows, cols) into a scheme of shard stores.
+
+    Returns False if a row has what is no finite number; what is written for it then means nothing.
+
+    Args:
+        values: A contiguous buffer of numbers.
+        dtype: Of them: ``F32``, ``F16`` or ``BF16``.
+        rows: How many.
+        cols: How many: a multiple of the scheme's block.
+        scheme: ``8bit``, ``4bit``, ``4bit-hq`` or ``nf4``.
+        q: A contiguous, writable buffer for the codes: a byte per number, or per two.
+        scale: The same for the scales: a byte per block, f32 for ``nf4``.
+        row: The same for an f32 per row; None for ``nf4``.
+        effort: ``search`` tries several scales per block, ``fast`` takes the largest magnitude.
+
+    Raises:
+        ValueError: if sizes do not fit together.
     """
 
 def gather_rows(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from airllm_rs._core import (
     AirLLMError,
     CheckpointChanged,
@@ -13,16 +11,12 @@ from airllm_rs._core import (
     WorkerPanicked,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = [
     "AirLLMError",
     "BudgetError",
     "CheckpointChanged",
     "CheckpointError",
     "ConfigError",
-    "ConfirmationNeeded",
     "LeaseHeld",
     "MissingDependencyError",
     "NotEnoughSpaceException",
@@ -66,20 +60,6 @@ class BudgetError(AirLLMError):
         self.option = option
         self.allowed_bytes = allowed_bytes
         self.smallest_bytes = smallest_bytes
-
-
-class ConfirmationNeeded(AirLLMError):
-    """Something would take so much of the disk that the user has to say yes first.
-
-    Attributes:
-        needed_bytes: How much it would take.
-        directory: Where.
-    """
-
-    def __init__(self, message: str, *, needed_bytes: int, directory: Path) -> None:
-        super().__init__(message)
-        self.needed_bytes = needed_bytes
-        self.directory = directory
 
 
 class MissingDependencyError(AirLLMError, ImportError):

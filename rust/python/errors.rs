@@ -85,6 +85,8 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::RepackSize { .. }
         | Error::RepackShape { .. }
         | Error::Layout { .. }
+        | Error::LayoutOption { .. }
+        | Error::LayoutScale { .. }
         | Error::WeightGroup { .. } => PyValueError::new_err(message),
         Error::Store(StoreError::Write { source, path, what }) => os_error(&source, &what, &path),
         Error::Store(StoreError::Job { .. }) => PyValueError::new_err(message),

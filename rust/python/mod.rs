@@ -1,11 +1,14 @@
 //! The boundary to Python: converts, detaches, calls, converts back.
 
+mod attention;
 mod bench;
 mod buffer;
+mod bytes;
 mod checkpoint;
 mod errors;
 mod quant;
 mod readahead;
+mod repack;
 mod rows;
 mod store;
 
@@ -43,11 +46,14 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<quant::PyLayout>()?;
     module.add_class::<quant::PyWeight>()?;
     module.add_class::<readahead::PyReadahead>()?;
+    module.add_function(wrap_pyfunction!(attention::attend, module)?)?;
     module.add_function(wrap_pyfunction!(bench::bench_io, module)?)?;
     module.add_function(wrap_pyfunction!(probe_engines, module)?)?;
     module.add_function(wrap_pyfunction!(quant::dequantize_into, module)?)?;
     module.add_function(wrap_pyfunction!(quant::linear, module)?)?;
+    module.add_function(wrap_pyfunction!(quant::quantize, module)?)?;
     module.add_function(wrap_pyfunction!(quant::simd_tier, module)?)?;
+    module.add_function(wrap_pyfunction!(repack::repack, module)?)?;
     module.add_function(wrap_pyfunction!(rows::gather_rows, module)?)?;
     module.add_function(wrap_pyfunction!(store::read_manifest, module)?)?;
     module.add_function(wrap_pyfunction!(store::verify_store, module)?)?;

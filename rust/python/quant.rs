@@ -1,81 +1,19 @@
 //! Packed weights and the kernels that take them.
 
-use std::ffi::c_int;
-use std::mem::MaybeUninit;
-use std::slice;
-
 use pyo3::exceptions::PyValueError;
-use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::python::bytes::Bytes;
 use crate::python::errors::raise;
 use crate::quant::dequantize::dequantize;
+use crate::quant::encode::Effort;
 use crate::quant::float::Float;
 use crate::quant::layout::Layout;
 use crate::quant::product::{Activations, Product, products};
+use crate::quant::quantize::{Encoded, Numbers, encode_matrix};
+use crate::quant::scheme::Scheme;
 use crate::quant::tier::Tier;
 use crate::quant::weight::{Parts, Weight};
-
-/// The bytes of an object that offers them contiguously, kept for as long as this lives.
-struct Bytes {
-    view: Box<ffi::Py_buffer>,
-}
-
-// SAFETY: a view may be read and released by any thread that holds the interpreter; it is released
-// in `drop`, which takes it.
-unsafe impl Send for Bytes {}
-// SAFETY: as above; nothing is changed through a shared reference.
-unsafe impl Sync for Bytes {}
-
-impl Bytes {
-    fn of(owner: &Bound<'_, PyAny>, flags: c_int) -> PyResult<Self> {
-        let mut view = Box::new(MaybeUninit::<ffi::Py_buffer>::zeroed());
-        // SAFETY: the owner is an object and the view is memory for one.
-        let status = unsafe { ffi::PyObject_GetBuffer(owner.as_ptr(), view.as_mut_ptr(), flags) };
-        if status != 0 {
-            return Err(PyErr::fetch(owner.py()));
-        }
-        // SAFETY: the call above has filled it.
-        let view = unsafe { view.assume_init() };
-        Ok(Self { view })
-    }
-
-    fn read(owner: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Self::of(owner, ffi::PyBUF_SIMPLE)
-    }
-
-    fn write(owner: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Self::of(owner, ffi::PyBUF_WRITABLE)
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        let nbytes = self.view.len.unsigned_abs();
-        if nbytes == 0 {
-            return &[];
-        }
-        // SAFETY: the exporter keeps this many bytes in place until the view is released; whoever
-        // hands a buffer to a kernel does not change it meanwhile.
-        unsafe { slice::from_raw_parts(self.view.buf.cast(), nbytes) }
-    }
-
-    fn as_mut_slice(&mut self) -> &mut [u8] {
-        let nbytes = self.view.len.unsigned_abs();
-        if nbytes == 0 {
-            return &mut [];
-        }
-        // SAFETY: as above, and the view was asked for as writable.
-        unsafe { slice::from_raw_parts_mut(self.view.buf.cast(), nbytes) }
-    }
-}
-
-impl Drop for Bytes {
-    fn drop(&mut self) {
-        Python::attach(|_| {
-            // SAFETY: the view was filled by `of` and is released once.
-            unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
-        });
-    }
-}
 
 /// How the bytes of a weight become numbers.
 #[pyclass(frozen, module = "airllm_rs._core", name = "Layout")]
@@ -190,7 +128,7 @@ impl PyWeight {
     }
 }
 
-fn float(code: &str) -> PyResult<Float> {
+pub(super) fn float(code: &str) -> PyResult<Float> {
     Float::from_code(code)
         .ok_or_else(|| PyValueError::new_err(format!("dtype {code:?}: use F32, F16 or BF16")))
 }
@@ -256,7 +194,11 @@ pub(crate) fn linear(
     let rows = x.as_slice().len().checked_div(row_bytes).unwrap_or(0);
     let mut buffers = Vec::with_capacity(outs.len());
     for (owner, offset, stride) in &outs {
-        buffers.push((Bytes::write(owner)?, offset * float.nbytes(), *stride));
+        buffers.push((
+            Bytes::write(owner)?,
+            offset.saturating_mul(float.nbytes()),
+            *stride,
+        ));
     }
     let mut added = Vec::with_capacity(biases.len());
     for bias in &biases {
@@ -282,6 +224,53 @@ pub(crate) fn linear(
             bytes: x.as_slice(),
         };
         products(tier, x, &mut jobs)
+    });
+    result.map_err(raise)
+}
+
+/// Encode a matrix.
+#[pyfunction]
+#[pyo3(signature = (values, dtype, rows, cols, scheme, q, scale, row=None, effort="search"))]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one argument per part of a weight"
+)]
+pub(crate) fn quantize(
+    py: Python<'_>,
+    values: &Bound<'_, PyAny>,
+    dtype: &str,
+    rows: usize,
+    cols: usize,
+    scheme: &str,
+    q: &Bound<'_, PyAny>,
+    scale: &Bound<'_, PyAny>,
+    row: Option<&Bound<'_, PyAny>>,
+    effort: &str,
+) -> PyResult<bool> {
+    let float = float(dtype)?;
+    let unknown = |what, name| PyValueError::new_err(format!("{what} {name:?} is not known"));
+    let scheme = Scheme::from_name(scheme).ok_or_else(|| unknown("scheme", scheme))?;
+    let effort = match effort {
+        "fast" => Effort::Fast,
+        "search" => Effort::Search,
+        _ => return Err(unknown("effort", effort)),
+    };
+    let values = Bytes::read(values)?;
+    let (mut q, mut scale) = (Bytes::write(q)?, Bytes::write(scale)?);
+    let mut row = row.map(Bytes::write).transpose()?;
+    let result = py.detach(|| {
+        let numbers = Numbers {
+            float,
+            rows,
+            cols,
+            bytes: values.as_slice(),
+        };
+        let out = Encoded {
+            q: q.as_mut_slice(),
+            scale: scale.as_mut_slice(),
+            row: row.as_mut().map_or(&mut [], Bytes::as_mut_slice),
+        };
+        encode_matrix(scheme, effort, numbers, out)
     });
     result.map_err(raise)
 }

@@ -107,7 +107,7 @@ impl Columns<'_> {
                 O::store_first(simd, numbers, outs.into_remainder());
             }
             (out, col) = (later, stop);
-            (block, end) = (block + 1, end + block_cols);
+            (block, end) = (block + 1, end.saturating_add(block_cols));
         }
     }
 }

@@ -55,6 +55,8 @@ pub enum ScaleKind {
     F16,
     /// Part `scale` holds bfloat16.
     Bf16,
+    /// Part `scale` holds f32, 127 times as large as the scales (bitsandbytes' `SCB`).
+    Scb,
     /// Part `scale` holds E8M0, 2^(s - 127).
     E8m0,
     /// Part `scale` holds E4M3; part `row` is one f32 that they are multiplied (or divided) by.

@@ -21,6 +21,7 @@ mod lut4;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub mod product;
+pub mod quantize;
 pub mod repack;
 mod scale;
 pub mod scheme;

@@ -20,7 +20,7 @@ use crate::quant::weight::Weight;
 /// More rows of activations than this are not "few".
 pub const MOST_ROWS: usize = 32;
 
-// Rows of a weight that a thread takes at a time.
+// Rows of a weight that a thread takes at a time: with fewer, the pauses between them show.
 const PIECE: usize = 64;
 
 // Bytes of activations that stay in the first cache beside the weights that pass through it.
@@ -28,9 +28,6 @@ const ACTIVATIONS: usize = 16 << 10;
 
 // Sums at a time that are kept in lanes.
 const LANES: usize = 512;
-
-// How far ahead of their use weights are fetched, in bytes.
-const AHEAD: usize = 1024;
 
 // Rows that are decoded at a time, and bytes of each.
 const GROUP: usize = 4;
@@ -145,10 +142,15 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
         let target = &outputs[index];
         let start = (piece - first_pieces[index]) * PIECE;
         let rows = start..(start + PIECE).min(target.weight.rows);
-        let mut sums = [0.0; PIECE * MOST_ROWS];
-        let sums = &mut sums[..rows.len() * x.rows];
-        sum(tier, &target.weight, rows.clone(), &prepared, sums);
-        target.write(tier, &x, rows, sums);
+        let work = |sums: &mut [f32]| {
+            let sums = &mut sums[..rows.len() * x.rows];
+            sum(tier, &target.weight, rows.clone(), &prepared, sums);
+            target.write(tier, &x, rows.clone(), sums);
+        };
+        match x.rows {
+            1 => work(&mut [0.0; PIECE]),
+            _ => work(&mut [0.0; PIECE * MOST_ROWS]),
+        }
     });
     Ok(())
 }
@@ -226,9 +228,10 @@ fn sum_dense(
         rows: rows.len(),
         cols: weight.cols,
     };
-    // A single row passes through the cache as weights do; of several, so many columns as stay there.
+    // A single row passes through the cache as weights do, which the processor fetches ahead of a
+    // stretch better than hints do; of several, so many columns as stay there.
     let (step, ahead) = match x.rows {
-        1 => (w.cols.max(1), AHEAD),
+        1 => (w.cols.max(1), 0),
         // fetched ahead: the same columns of the rows after those at work
         rows => (columns(rows * x.float.nbytes()), 4 * stride),
     };
@@ -296,6 +299,7 @@ fn sum_decoded(
                 let cols = col..(col + step).min(weight.cols);
                 let used = cols.len() * float.nbytes();
                 for (row, out) in (first..first + count).zip(bytes.chunks_exact_mut(stride)) {
+                    fetch(weight.q_of(row + GROUP, cols.clone()));
                     write_columns(tier, weight, row, cols.clone(), float, &mut out[..used]);
                 }
                 let w = Rows {
@@ -310,6 +314,18 @@ fn sum_decoded(
             add_up(tier, lanes, sums);
         }
     });
+}
+
+/// Ask for bytes that are needed soon.
+fn fetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint; every processor of this architecture has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 fn check(x: &Activations<'_>, product: &Product<'_>) -> Result<(), Error> {
@@ -340,7 +356,9 @@ fn check(x: &Activations<'_>, product: &Product<'_>) -> Result<(), Error> {
     }
     let needed = match x.rows {
         0 => 0,
-        _ => ((x.rows - 1) * product.stride + rows) * size,
+        more => (product.stride.checked_mul(more - 1))
+            .and_then(|items| items.checked_add(rows)?.checked_mul(size))
+            .unwrap_or(usize::MAX),
     };
     if product.out.len() < needed || (x.rows > 1 && product.stride < rows) {
         return Err(fault("bytes of the results", needed, product.out.len()));

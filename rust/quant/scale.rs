@@ -36,6 +36,7 @@ impl<'a> Scales<'a> {
             ScaleKind::F32 => f32_at(scale, index),
             ScaleKind::F16 => f16_to_f32(u16_at(scale, index)),
             ScaleKind::Bf16 => bf16_to_f32(u16_at(scale, index)),
+            ScaleKind::Scb => f32_at(scale, index) * (1.0 / 127.0),
             ScaleKind::E8m0 => e8m0_to_f32(scale[index]),
             ScaleKind::E4m3Global if self.global_divides => {
                 e4m3_to_f32(scale[index]) / f32_at(rows, 0)
@@ -45,13 +46,16 @@ impl<'a> Scales<'a> {
             ScaleKind::U8Row => f32::from(scale[index]) * f32_at(rows, row),
             ScaleKind::Nested { block, offset } => {
                 let code = f32_at(self.parts.nested_code, usize::from(scale[index]));
-                code * f32_at(self.parts.nested_scale, index / block.max(1)) + offset
+                code * f32_at(self.parts.nested_scale, index / block) + offset
             }
         }
     }
     /// Write the scales of the units of `row` from column `start` on; whether all are finite.
     #[inline(always)]
     pub(crate) fn fill(&self, units: Units, row: usize, start: usize, out: &mut [f32]) -> bool {
+        if out.is_empty() {
+            return true;
+        }
         let start = row * self.cols + start;
         if units.cols == units.block {
             self.read(start / units.block, row, out);

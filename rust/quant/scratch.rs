@@ -11,22 +11,43 @@ thread_local! {
     static KEPT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
-/// Give `work` so many bytes at least, aligned to 64, with anything in them.
-pub(crate) fn with<R>(nbytes: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
-    // taken, not borrowed: a call within `work` gets memory of its own
-    let mut lines = KEPT.take();
-    let count = nbytes.div_ceil(64);
-    if lines.len() < count {
-        lines.resize(count, Line([0; 64]));
-    }
-    // SAFETY: a line is 64 bytes of which every value is valid, as is every byte.
-    let (_, bytes, _) = unsafe { lines.align_to_mut::<u8>() };
-    let result = work(&mut bytes[..nbytes]);
-    KEPT.set(lines);
-    result
+/// Memory that its thread gets back when this is dropped.
+pub(crate) struct Lent {
+    lines: Vec<Line>,
+    nbytes: usize,
 }
 
-/// The first `count` items of bytes from [`with`] and the rest.
+impl Lent {
+    /// So many bytes at least, aligned to 64, with anything in them.
+    pub(crate) fn new(nbytes: usize) -> Self {
+        // taken, not borrowed: who asks again before this is dropped gets memory of its own
+        let mut lines = KEPT.take();
+        let count = nbytes.div_ceil(64);
+        if lines.len() < count {
+            lines.resize(count, Line([0; 64]));
+        }
+        Self { lines, nbytes }
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: a line is 64 bytes of which every value is valid, as is every byte.
+        let (_, bytes, _) = unsafe { self.lines.align_to_mut::<u8>() };
+        &mut bytes[..self.nbytes]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        KEPT.set(std::mem::take(&mut self.lines));
+    }
+}
+
+/// Give `work` the memory that [`Lent`] is.
+pub(crate) fn with<R>(nbytes: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+    work(Lent::new(nbytes).bytes())
+}
+
+/// The first `count` items of bytes from [`Lent`] and the rest.
 ///
 /// # Panics
 /// If the bytes are too few or not aligned for it.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::quant::groups::Units;
 use crate::quant::product::Prepared;
 use crate::quant::scale::Scales;
+use crate::quant::scratch;
 use crate::quant::weight::Weight;
 
 // Rows of a weight whose scales are made at a time.
@@ -51,7 +52,9 @@ impl Job<'_> {
         let scales = Scales::new(self.weight);
         let units = self.weight.cols.div_ceil(self.units.cols);
         let stride = units + 16;
-        let mut wide = vec![0.0; STRIP * stride];
+        let mut lent = scratch::Lent::new(scratch::size::<f32>(STRIP * stride));
+        let (wide, _) = scratch::split::<f32>(lent.bytes(), STRIP * stride);
+        wide.fill(0.0);
         let strips = self.rows.clone().step_by(STRIP);
         for (first, sums) in strips.zip(sums.chunks_mut(STRIP * self.x.given.rows)) {
             let rows = STRIP.min(self.rows.end - first);

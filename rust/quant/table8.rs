@@ -19,7 +19,7 @@ pub(crate) fn write_columns(
     let Layout::Table8(table8) = weight.layout else {
         unreachable!("dispatched by layout");
     };
-    let block = table8.block.max(1);
+    let block = table8.block;
     let end = row * weight.cols + cols.end;
     let mut start = row * weight.cols + cols.start;
     let mut out = out.chunks_exact_mut(float.nbytes());

@@ -41,13 +41,15 @@ impl<'a> Weight<'a> {
     /// A weight whose parts are as large as layout and shape demand, so that no kernel has to look.
     ///
     /// # Errors
-    /// `WeightPart` naming the part that is too small, `WeightShape` when the columns do not divide.
+    /// `WeightPart` naming the part that is too small, `WeightShape` when the columns do not divide,
+    /// `LayoutOption` and `LayoutScale` for a layout that no weight has.
     pub fn new(
         layout: &'a Layout,
         rows: usize,
         cols: usize,
         parts: Parts<'a>,
     ) -> Result<Self, Error> {
+        layout.check()?;
         let weight = Self {
             layout,
             rows,
@@ -86,22 +88,17 @@ impl<'a> Weight<'a> {
         Ok(weight)
     }
 
-    /// What the columns have to be a multiple of and are not, or what has to be positive.
+    /// What the columns have to be a multiple of and are not.
     fn indivisible(&self) -> Option<usize> {
         let step = match self.layout {
-            Layout::Dense(_) | Layout::Table8(_) => 1,
+            Layout::Dense(_) | Layout::Table8(_) | Layout::Fp8(_) => 1,
             // blocks run along the flattened tensor; a byte belongs to one row
             Layout::Lut4(_) => 2,
             Layout::Int8(int8) => int8.block,
-            Layout::Fp8(fp8) => usize::from(fp8.block_rows > 0 && fp8.block_cols > 0),
-            Layout::Affine(affine) => match affine.group {
-                0 => 0,
-                _ if affine.bits == 4 => 2,
-                _ => 1,
-            },
+            Layout::Affine(affine) => 8 / affine.bits,
             Layout::Ggml(kind) => kind.block(),
         };
-        (step == 0 || !self.cols.is_multiple_of(step)).then_some(step)
+        (!self.cols.is_multiple_of(step)).then_some(step)
     }
 
     /// Bytes that the parts must have, in the order of [`Parts`]; None when it cannot be counted.
@@ -116,7 +113,7 @@ impl<'a> Weight<'a> {
             }
             Layout::Lut4(lut4) => {
                 sizes[0] = items / 2;
-                items.div_ceil(lut4.block.max(1))
+                items.div_ceil(lut4.block)
             }
             Layout::Int8(int8) => {
                 sizes[0] = items;
@@ -142,7 +139,7 @@ impl<'a> Weight<'a> {
             }
             Layout::Table8(table8) => {
                 sizes[0] = items;
-                items.div_ceil(table8.block.max(1))
+                items.div_ceil(table8.block)
             }
             Layout::Ggml(kind) => {
                 sizes[0] = (items / kind.block()).checked_mul(kind.block_bytes())?;
@@ -151,14 +148,14 @@ impl<'a> Weight<'a> {
         };
         let kind = self.layout.scale();
         let (scale_bytes, row_bytes) = match kind {
-            ScaleKind::F32 => (4, 0),
+            ScaleKind::F32 | ScaleKind::Scb => (4, 0),
             ScaleKind::F16 | ScaleKind::Bf16 => (2, 0),
             ScaleKind::E8m0 => (1, 0),
             ScaleKind::E4m3Global => (1, 4),
             ScaleKind::I8Row | ScaleKind::U8Row => (1, rows.checked_mul(4)?),
             ScaleKind::Nested { block, .. } => {
                 sizes[5] = 256 * 4;
-                sizes[6] = scales.div_ceil(block.max(1)).checked_mul(4)?;
+                sizes[6] = scales.div_ceil(block).checked_mul(4)?;
                 (1, 0)
             }
         };
@@ -183,6 +180,21 @@ impl<'a> Weight<'a> {
         }
     }
 
+    /// The bytes of the part `q` for some columns, which begin at a multiple of 256, of a row; none after
+    /// the last row.
+    pub(crate) fn q_of(&self, row: usize, cols: Range<usize>) -> &'a [u8] {
+        let nbytes = |cols: usize| match self.layout {
+            Layout::Dense(float) => cols * float.nbytes(),
+            Layout::Lut4(_) => cols / 2,
+            Layout::Int8(_) | Layout::Fp8(_) | Layout::Table8(_) => cols,
+            Layout::Affine(affine) => cols * affine.bits / 8,
+            Layout::Ggml(kind) => cols / kind.block() * kind.block_bytes(),
+        };
+        let start = row * nbytes(self.cols);
+        let bytes = start + nbytes(cols.start)..start + nbytes(cols.end);
+        self.parts.q.get(bytes).unwrap_or_default()
+    }
+
     /// Check that `rows` lie in the weight.
     ///
     /// # Panics
@@ -197,6 +209,41 @@ impl<'a> Weight<'a> {
 }
 
 impl Layout {
+    /// Whether there can be such a weight at all.
+    fn check(&self) -> Result<(), Error> {
+        let positive = |option, found| match found {
+            0 => Err(Error::LayoutOption { option, found }),
+            _ => Ok(()),
+        };
+        match self {
+            Self::Lut4(lut4) => positive("block", lut4.block)?,
+            Self::Int8(int8) => positive("block", int8.block)?,
+            Self::Table8(table8) => positive("block", table8.block)?,
+            Self::Affine(affine) => {
+                positive("group", affine.group)?;
+                if !matches!(affine.bits, 4 | 8) {
+                    return Err(Error::LayoutOption {
+                        option: "bits",
+                        found: affine.bits,
+                    });
+                }
+            }
+            Self::Fp8(fp8) => {
+                positive("block_rows", fp8.block_rows)?;
+                positive("block_cols", fp8.block_cols)?;
+                match fp8.scale {
+                    ScaleKind::F32 | ScaleKind::F16 | ScaleKind::Bf16 | ScaleKind::E8m0 => {}
+                    found => return Err(Error::LayoutScale { kind: "fp8", found }),
+                }
+            }
+            Self::Dense(_) | Self::Ggml(_) => {}
+        }
+        match self.scale() {
+            ScaleKind::Nested { block, .. } => positive("nested block", block),
+            _ => Ok(()),
+        }
+    }
+
     /// What its scales are made of; F32 for a layout that has none of its own.
     pub(crate) fn scale(&self) -> ScaleKind {
         match self {

@@ -11,7 +11,9 @@ import pytest
 from transformers import AutoConfig, GenerationConfig
 
 from airllm_rs import _core
-from airllm_rs.checkpoint import ModelFiles
+from airllm_rs.checkpoint import ModelFiles, open_checkpoint
+from airllm_rs.checkpoint.packed import packed_weights
+from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import BudgetError
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.families import read_config
@@ -22,7 +24,7 @@ from airllm_rs.memory.arithmetic import compute_dtype
 from airllm_rs.models import build_model
 from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.readahead import open_readahead, unit_parts
-from airllm_rs.weights.rows import GatheredRows
+from airllm_rs.weights.rows import row_reader
 from airllm_rs.weights.source import WeightSource
 from fake_readahead import FakeReadahead
 
@@ -61,9 +63,12 @@ MODES = {
 
 
 def open_files(path: Path) -> ModelFiles:
-    """Open the checkpoint in ``path``."""
-    config = json.loads((path / "config.json").read_text())
-    return ModelFiles(path, config, {}, _core.Checkpoint.open(path))
+    """Open the checkpoint in ``path``: a directory, a split or a GGUF file."""
+    if path.suffix == ".gguf":
+        return open_checkpoint(path)
+    config = json.loads((configuration_of(path) / "config.json").read_text())
+    core = open_split(path) if is_split(path) else _core.Checkpoint.open(path)
+    return ModelFiles(path, config, {}, core, packed_weights(core, config))
 
 
 def make_plan(
@@ -102,7 +107,7 @@ def load(
     """Load the checkpoint in ``path``; without an ``engine`` the strict readahead of tests reads.
 
     Args:
-        path: A directory.
+        path: A directory, or a GGUF file.
         mode: One of `MODES`.
         requested: The dtype to compute in, as the user asks for it.
         engine: The I/O engine of the extension's readahead.
@@ -130,11 +135,11 @@ def load(
         compute_dtype=dtype,
         prefetching=way.prefetching,
     )
-    table = files.tensor(EMBEDDING)
-    gather = GatheredRows(files.files[table.file], table, compute_dtype=dtype)
+    gather = row_reader(files, EMBEDDING, compute_dtype=dtype)
     tree = build_model(read_config(files.config))
     executor = StreamingExecutor(tree, weights, made, gather=gather)
-    config = AutoConfig.from_pretrained(path)
+    is_gguf = path.suffix == ".gguf"
+    config = AutoConfig.from_pretrained(files.path if is_gguf else configuration_of(path))
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.families import family_of, read_config
@@ -89,3 +90,33 @@ def manifest(directory: Path) -> dict[str, object]:
     """Return the contents of a manifest."""
     content: dict[str, object] = json.loads((directory / "airllm_rs.json").read_text())
     return content
+
+
+def plain_copy(store: Path, target: Path) -> Path:
+    """Write a checkpoint in float32 of what a store's own files mean, for transformers to load."""
+    stored = tensors(store)
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in stored.items():
+        if f"{name}.absmax" in stored:
+            weights[name] = decode_nf4(stored, name)
+        elif name.endswith(".q"):
+            matrix = name.removesuffix(".q")
+            weights[matrix] = decode(stored, matrix)
+        elif not any(part in name for part in (".weight.", ".bias.")):
+            weights[name] = tensor.float()
+    config = json.loads((store / "config.json").read_text())
+    config.pop("quantization_config", None)
+    # the copy of a tied table has numbers of its own
+    config["tie_word_embeddings"] = "lm_head.weight" not in weights
+    target.mkdir()
+    (target / "config.json").write_text(json.dumps(config))
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def decode_nf4(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """Decode a matrix of an ``nf4`` store."""
+    q, absmax = stored[name].numpy().reshape(-1), stored[f"{name}.absmax"].numpy()
+    state = json.loads(bytes(stored[f"{name}.quant_state.bitsandbytes__nf4"].tolist()))
+    codes = NF4[np.stack([q >> 4, q & 15], axis=-1)].reshape(-1, state["blocksize"])
+    return torch.from_numpy((codes * absmax[:, None]).reshape(state["shape"]))

@@ -139,10 +139,11 @@ def test_remote_code_is_named_and_never_run() -> None:
     assert read_config({**raw, "model_type": "llama"}).model_type == "llama"
 
 
-def test_quantised_weights_are_refused() -> None:
-    raw = {"model_type": "llama", **BASE, "quantization_config": {"quant_method": "gptq"}}
-    with pytest.raises(UnsupportedModelError, match="gptq"):
+def test_weights_quantised_by_a_method_that_is_not_read_are_refused() -> None:
+    raw = {"model_type": "llama", **BASE, "quantization_config": {"quant_method": "hqq"}}
+    with pytest.raises(UnsupportedModelError, match=r"hqq.*can be: .*gptq"):
         read_config(raw)
+    read_config({**raw, "quantization_config": {"quant_method": "gptq"}})
 
 
 def test_overrides_are_laid_over_and_checked() -> None:

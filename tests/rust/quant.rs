@@ -10,6 +10,7 @@ mod fused;
 mod ggml;
 mod noise;
 mod numbers;
+mod odd;
 mod product;
 mod repack;
 mod team;
@@ -56,9 +57,10 @@ impl Random {
 }
 
 /// What scales may be made of.
-fn kinds() -> [ScaleKind; 8] {
+fn kinds() -> [ScaleKind; 9] {
     [
         ScaleKind::F32,
+        ScaleKind::Scb,
         ScaleKind::F16,
         ScaleKind::Bf16,
         ScaleKind::E8m0,
@@ -94,7 +96,7 @@ impl Owned {
         let scales = (rows * cols).div_ceil(block);
         let mut floats = |count: usize| random.normals(count);
         let scale = match kind {
-            ScaleKind::F32 => floats(scales)
+            ScaleKind::F32 | ScaleKind::Scb => floats(scales)
                 .into_iter()
                 .flat_map(f32::to_le_bytes)
                 .collect(),

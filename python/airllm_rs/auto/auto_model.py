@@ -55,7 +55,6 @@ class AutoModel:
         throttle_gbps: float | None = None,
         latency_us: int = 0,
         mlock: bool = False,
-        yes: bool = False,
         **others: object,
     ) -> Model:
         """Open a model whose weights stay in memory as far as the budget goes, and stream else.
@@ -94,7 +93,6 @@ class AutoModel:
             latency_us: Pretend that every read takes so long at least.
             mlock: Lock weights in memory, so that they are never swapped out; where the system
                 refuses, a warning says so.
-            yes: Convert without asking, however much room that takes.
             **others: ``torch_dtype`` and ``token``, other names of ``dtype`` and ``hf_token``.
 
         Raises:
@@ -134,7 +132,6 @@ class AutoModel:
                 "throttle_gbps": throttle_gbps,
                 "latency_us": latency_us,
                 "mlock": mlock,
-                "yes": yes,
                 **others,
             }
         )

@@ -13,6 +13,7 @@ from airllm_rs.families import family_of, validate
 from airllm_rs.memory import choose_budget
 from airllm_rs.store import StoreRequest, make_store, read_store
 from airllm_rs.store.identity import hub_snapshot, identify
+from airllm_rs.store.making import refuse_what_is_encoded, refuse_what_is_quantised
 from airllm_rs.store.registry import STORES, register
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def compressed(
             f"{files.path} is a shard store with {own.scheme} weights: leave compression= out, "
             f"or start from the original checkpoint, {own.source.get('name', 'unknown')}"
         )
+    refuse_what_is_encoded(files, scheme)
+    refuse_what_is_quantised(files.path, files.schemes, scheme)
     identity = identify(files.path, files.files)
     place = _home(options) / f"{_name(files.path)}-{scheme}-{identity.fingerprint[:16]}"
     family = family_of(config)

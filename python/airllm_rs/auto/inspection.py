@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.errors import UnsupportedModelError
 from airllm_rs.families import family_of, read_config, validate
 from airllm_rs.memory import PlanLimits
@@ -34,8 +35,9 @@ class TensorDescription:
 
     name: str
     dtype: str
-    """safetensors' code, such as ``BF16``."""
+    """safetensors' code, such as ``BF16``, or how it is packed, such as ``Q4_K``."""
     shape: list[int]
+    """Of the weight, however it is packed."""
     nbytes: int
 
 
@@ -51,6 +53,16 @@ class LayerDescription:
     """In order of use; the head of a tied model is the embedding table."""
     window: int | None
     """How many of the latest keys a query sees; None if all."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationDescription:
+    """How weights are packed."""
+
+    method: str | None
+    """What config.json calls it; None if it says nothing."""
+    schemes: dict[str, int]
+    """How many weights are packed in which way, as they were found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,9 @@ class Inspection:
     total_bytes: int
     """What is run, each tensor once."""
     dtype: str
-    """The dtype that most bytes have."""
+    """The dtype that most bytes have; of a quantised model, of what is not packed."""
+    quantization: QuantizationDescription | None
+    """None if no weight is packed."""
     compute_dtype: str | None
     """What it is computed in on this machine unless asked otherwise."""
     kv_bytes_per_token: int | None
@@ -119,7 +133,6 @@ def inspect(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
     hf_token: str | None = None,
-    yes: bool = False,
     config_overrides: Mapping[str, object] | None = None,
     progress: bool | None = None,
 ) -> dict[str, object]:
@@ -135,7 +148,6 @@ def inspect(
         cache_dir: Where the hub's files are cached; its own default if None.
         local_files_only: Download nothing.
         hf_token: For private repositories of the hub.
-        yes: Convert without asking, however much space that takes.
         config_overrides: Keys of config.json laid over what the file says.
         progress: None for bars on a terminal and log lines elsewhere, True or False.
 
@@ -150,7 +162,6 @@ def inspect(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         token=hf_token,
-        yes=yes,
         progress=choose_progress(progress),
     )
     return asdict(describe(files, config_overrides))
@@ -174,7 +185,7 @@ def _native(
     table = build_units(layers, files, PlanLimits(), tied=config.tie_word_embeddings)
     largest = max(table.units, key=lambda unit: unit.nbytes)
     names = dict.fromkeys(spec.name for layer in layers for spec in layer.tensors)
-    infos = [files.tensor(name) for name in names]
+    weights = [files.stored(name) for name in names]
     arithmetic = compute_dtype(files.main_dtype, bf16_arithmetic=has_bf16_arithmetic())
     windows = iter(config.windows)
     return Inspection(
@@ -193,14 +204,17 @@ def _native(
         max_position_embeddings=config.max_position_embeddings,
         sliding_window=config.sliding_window,
         tied=config.tie_word_embeddings,
-        parameters=sum(prod(info.shape) for info in infos),
-        total_bytes=sum(info.nbytes for info in infos),
+        parameters=sum(prod(weight.shape) for weight in weights),
+        total_bytes=sum(weight.nbytes for weight in weights),
         dtype=files.main_dtype,
+        quantization=_quantization(files),
         compute_dtype=arithmetic,
         kv_bytes_per_token=family.kv_bytes_per_token(config, ITEM_BYTES[arithmetic]),
         num_units=len(table.units),
         largest_unit=UnitDescription(largest.name, largest.nbytes),
-        misaligned_tensors=[name for name in names if _is_misaligned(files.tensor(name))],
+        misaligned_tensors=[
+            part.tensor for weight in weights for part in weight.parts if _is_misaligned(part.info)
+        ],
         unused_tensors=unused,
         files=_files(files),
         layers=[
@@ -217,7 +231,7 @@ def _native(
 
 
 def _foreign(files: ModelFiles, refusal: str) -> Inspection:
-    infos = [files.tensor(name) for name in files.names()]
+    infos = [files.tensor(name) for name in files.names()]  # what is packed need not be known
 
     def count(key: str) -> int | None:
         value = files.config.get(key)
@@ -243,6 +257,7 @@ def _foreign(files: ModelFiles, refusal: str) -> Inspection:
         parameters=None,  # items of quantised tensors are not parameters
         total_bytes=sum(info.nbytes for info in infos),
         dtype=files.main_dtype,
+        quantization=_quantization(files),
         compute_dtype=None,
         kv_bytes_per_token=None,
         num_units=None,
@@ -257,7 +272,7 @@ def _foreign(files: ModelFiles, refusal: str) -> Inspection:
 def _layers_by_name(files: ModelFiles) -> list[LayerDescription]:
     """Group tensors by the numbered part of their names, in the order of the files."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for name in files.names():
+    for name in files.weight_names():
         numbered = _NUMBERED.search(name)
         if numbered:
             groups.setdefault((numbered[1], "decoder"), []).append(name)
@@ -270,8 +285,8 @@ def _layer(
     files: ModelFiles, name: str, kind: str, tensors: Iterable[str], *, window: int | None
 ) -> LayerDescription:
     described = [
-        TensorDescription(tensor, info.dtype, list(info.shape), info.nbytes)
-        for tensor, info in ((tensor, files.tensor(tensor)) for tensor in tensors)
+        TensorDescription(weight.name, weight.dtype, list(weight.shape), weight.nbytes)
+        for weight in map(files.stored, tensors)
     ]
     nbytes = sum(tensor.nbytes for tensor in described)
     return LayerDescription(name, kind, nbytes, described, window)
@@ -280,6 +295,13 @@ def _layer(
 def _architecture(files: ModelFiles) -> str | None:
     listed = files.config.get("architectures")
     return str(listed[0]) if isinstance(listed, list) and listed else None
+
+
+def _quantization(files: ModelFiles) -> QuantizationDescription | None:
+    method = method_of(files.config)
+    if method is None and not files.packed:
+        return None
+    return QuantizationDescription(method, files.schemes)
 
 
 def _files(files: ModelFiles) -> list[FileDescription]:

@@ -14,6 +14,7 @@ from airllm_rs.auto.pace import DecodePace
 from airllm_rs.auto.prompts import Sampling, encode
 from airllm_rs.auto.text_stream import TextStream
 from airllm_rs.auto.watch import SweepWatch
+from airllm_rs.checkpoint import tokenizer_directory
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.families.family import EMBEDDING
 from airllm_rs.generation.causal_lm import CausalLM
@@ -25,7 +26,7 @@ from airllm_rs.tokenizer import load_tokenizer, stop_ids
 from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.experience import keep_experience
 from airllm_rs.weights.readahead import keep_settings
-from airllm_rs.weights.rows import GatheredRows
+from airllm_rs.weights.rows import row_reader
 from airllm_rs.weights.source import WeightSource
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         """Build the modules of ``opened`` on top of ``readahead``, which is reading already."""
         files, plan = opened.files, opened.plan
         dtype = TORCH_DTYPES[opened.compute_dtype]
-        table = files.tensor(EMBEDDING)
-        gather = GatheredRows(files.files[table.file], table, compute_dtype=dtype)
+        gather = row_reader(files, EMBEDDING, compute_dtype=dtype)
         weights = WeightSource(
             plan, readahead, compute_dtype=dtype, prefetching=opened.options.prefetching
         )
@@ -82,7 +82,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         Raises:
             TokenizerError: if there is none, or it cannot be read.
         """
-        return load_tokenizer(self.opened.files.path)
+        return load_tokenizer(tokenizer_directory(self.opened.files))
 
     @property
     def stats(self) -> dict[str, object]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.auto.compression import compressed, find_prepared
 from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.families import family_of, read_config, validate
 from airllm_rs.memory import (
     PlanLimits,
@@ -21,6 +23,7 @@ from airllm_rs.memory import (
 from airllm_rs.memory.arithmetic import compute_dtype, has_bf16_arithmetic
 from airllm_rs.memory.budget import Machine, this_machine
 from airllm_rs.stats import process_memory
+from airllm_rs.store.making import refuse_what_is_quantised
 from airllm_rs.weights.experience import recall_ring
 
 if TYPE_CHECKING:
@@ -69,7 +72,6 @@ def find_files(
         local_files_only=options.local_files_only,
         token=options.hf_token,
         conversion_dir=options.layer_shards_saving_path,
-        yes=options.yes,
         check=check,
         prepared=lambda directory: find_prepared(directory, options),
         progress=progress,
@@ -90,6 +92,10 @@ def open_files(
 
     def check(raw: Mapping[str, object]) -> None:
         read_config(raw, options.config_overrides)
+        method = method_of(raw)
+        if method is not None and not Path(path_or_id).expanduser().exists():
+            # before it is downloaded
+            refuse_what_is_quantised(path_or_id, (method,), options.compression)
         if options.trust_remote_code:
             log.warning(
                 "trust_remote_code=True is ignored: %s is run by this package's own code",
@@ -98,7 +104,11 @@ def open_files(
 
     files = find_files(path_or_id, options, progress, check)
     config = read_config(files.config, options.config_overrides)
-    return compressed(files, config, options, progress), config
+    found = compressed(files, config, options, progress)
+    if found is not files:
+        # a store may have a head where the checkpoint has none
+        config = read_config(found.config, options.config_overrides)
+    return found, config
 
 
 def open_model(

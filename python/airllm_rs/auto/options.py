@@ -70,8 +70,6 @@ class LoadOptions:
     cache_dir: str | PathLike[str] | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
-    yes: bool = False
-    """Convert without asking, however much room that takes."""
     ram: str | int | None = None
     """Plan for a machine with so much memory instead of this one."""
     may_make: bool = True

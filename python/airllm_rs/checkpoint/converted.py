@@ -29,22 +29,23 @@ def converted_directory(name: str, files: Sequence[Path], target: Path | None) -
     return base / f"{name}-{source_identity(files)}"
 
 
-def is_converted(directory: Path) -> bool:
-    """Tell whether the conversion into ``directory`` was completed."""
-    return (directory / INDEX).exists()
+def is_converted(directory: Path, marker: str = INDEX) -> bool:
+    """Tell whether the conversion into ``directory``, which ends with ``marker``, was completed."""
+    return (directory / marker).exists()
 
 
-def convert_once(directory: Path, convert: Callable[[Path], None]) -> None:
+def convert_once(directory: Path, convert: Callable[[Path], None], *, marker: str = INDEX) -> None:
     """Fill ``directory``, unless it is filled; other processes that want it wait.
 
     Args:
         directory: Appears when it is complete.
         convert: Told a directory to fill, which has what an interrupted call left there. It writes
-            the index last.
+            ``marker`` last.
+        marker: The file that says that a directory is complete.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with locked(directory.parent / f".{directory.name}.lock"):
-        if is_converted(directory):
+        if is_converted(directory, marker):
             return
         partial = directory.with_name(f"{directory.name}.partial")
         partial.mkdir(exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from airllm_rs import _core
+    from airllm_rs.checkpoint.tensor_table import TensorTable
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,11 @@ class ModelFiles:
     """The contents of config.json."""
     generation_config: Mapping[str, object] = field(repr=False)
     """The contents of generation_config.json, empty without one."""
-    core: _core.Checkpoint = field(repr=False)
+    core: TensorTable = field(repr=False)
     packed: Mapping[str, StoredWeight] = field(default_factory=dict, repr=False)
-    """Weights that are no plain tensors, by the name of the weight."""
+    """Weights that are no plain tensors, or whose rows are in another order, by name."""
+    converts_tokenizer: bool = False
+    """Whether the tokenizer is made of a GGUF file, when `tokenizer_directory` is first called."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -58,14 +61,20 @@ class ModelFiles:
     def weight_names(self) -> list[str]:
         """Return the names of all weights: of plain tensors, and of packed weights."""
         parts = {part.tensor for weight in self.packed.values() for part in weight.parts}
+        parts.update(name for weight in self.packed.values() for name in weight.aside)
         return [*(name for name in self.names() if name not in parts), *self.packed]
+
+    @property
+    def schemes(self) -> dict[str, int]:
+        """How many weights are packed in which way."""
+        return dict(Counter(weight.dtype for weight in self.packed.values()))
 
     @property
     def main_dtype(self) -> str:
         """The dtype that most bytes of weights have; of a packed model, of what is not packed."""
-        weights = map(self.stored, self.weight_names())
+        weights = [self.stored(name) for name in self.weight_names()]
         plain_ones = [weight for weight in weights if weight.layout is None]
-        if not self.packed:
+        if len(plain_ones) == len(weights):
             return main_dtype(weight.parts[0].info for weight in plain_ones)
         # vectors are float32 in many files, whatever the model was
         matrices = [weight.parts[0].info for weight in plain_ones if len(weight.shape) > 1]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
-from airllm_rs.checkpoint.gguf import import_gguf
+from airllm_rs.checkpoint.gguf import open_gguf
 from airllm_rs.checkpoint.model_files import ModelFiles, read_json
 from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
@@ -19,6 +20,8 @@ from airllm_rs.stats.progress import NoProgress
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from airllm_rs.checkpoint.stored import StoredWeight
+    from airllm_rs.checkpoint.tensor_table import TensorTable
     from airllm_rs.stats.progress import Progress
 
 MANIFEST = "airllm_rs.json"
@@ -38,7 +41,6 @@ def open_checkpoint(
     local_files_only: bool = False,
     token: str | None = None,
     conversion_dir: str | PathLike[str] | None = None,
-    yes: bool = False,
     check: Callable[[Mapping[str, object]], object] | None = None,
     prepared: Callable[[Path], Path | None] | None = None,
     progress: Progress | None = None,
@@ -52,7 +54,6 @@ def open_checkpoint(
         local_files_only: Download nothing.
         token: For private repositories of the hub.
         conversion_dir: Where converted checkpoints go; our cache directory if None.
-        yes: Convert without asking, however much space that takes.
         check: Called with the contents of config.json before anything large is downloaded or
             converted; it raises what it does not like.
         prepared: Called with the directory that has config.json before weights are looked for, or
@@ -63,8 +64,7 @@ def open_checkpoint(
     Raises:
         CheckpointError: if there is nothing of that name, or it is no checkpoint.
         NotEnoughSpaceException: if a download or conversion would not fit on the disk.
-        ConfirmationNeeded: if a conversion would take much of the disk, without ``yes``.
-        MissingDependencyError: if a conversion needs a package that is not installed.
+        MissingDependencyError: if a GGUF file needs a package that is not installed.
         OSError: if a file cannot be read.
     """
     progress = progress or NoProgress()
@@ -85,21 +85,40 @@ def open_checkpoint(
         )
     if path.suffix == ".gguf":
         target = Path(conversion_dir) if conversion_dir is not None else None
-        path = import_gguf(path, cache_dir=target, yes=yes, check=check, progress=progress)
+        directory, tensors = open_gguf(path, cache_dir=target, check=check)
+        config = _configuration(directory, check)
+        opened = _model_files(directory, config, tensors, tensors.weights)
+        return replace(opened, converts_tokenizer=tensors.has_tokenizer)
     directory = configuration_of(path) if path.is_dir() else path.parent
     instead = prepared(directory) if prepared is not None and path.is_dir() else None
     if instead is not None:
         path = instead
         if (path / "config.json").exists():
             directory = path
-    config = read_json(directory / "config.json", f"{directory} has no config.json")
-    if check is not None:
-        check(config)
-    generation = directory / "generation_config.json"
+    config = _configuration(directory, check)
     core = _open_weights(path, conversion_dir, progress)
     packed = packed_weights(core, config)
     if HEAD in packed:  # of a tied model, whose table is not packed
         config["tie_word_embeddings"] = False
+    return _model_files(directory, config, core, packed)
+
+
+def _configuration(
+    directory: Path, check: Callable[[Mapping[str, object]], object] | None
+) -> dict[str, object]:
+    config = read_json(directory / "config.json", f"{directory} has no config.json")
+    if check is not None:
+        check(config)
+    return config
+
+
+def _model_files(
+    directory: Path,
+    config: Mapping[str, object],
+    core: TensorTable,
+    packed: Mapping[str, StoredWeight],
+) -> ModelFiles:
+    generation = directory / "generation_config.json"
     return ModelFiles(
         path=directory,
         config=config,

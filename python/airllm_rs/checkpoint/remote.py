@@ -15,7 +15,7 @@ from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, pl
 from airllm_rs.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from airllm_rs.stats.progress import Progress
 
@@ -42,6 +42,8 @@ class RemoteCheckpoint:
     files: tuple[RemoteFile, ...] = field(repr=False)
     tensors: dict[str, TensorInfo] = field(repr=False)
     """Offsets count from the start of the data, as the headers have them."""
+    packed: Mapping[str, StoredWeight] = field(default_factory=dict, repr=False)
+    """None: what parts mean is told by the files, which are not here."""
 
     def names(self) -> list[str]:
         """Return the names of all tensors, in the order of the files."""

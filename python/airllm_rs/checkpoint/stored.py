@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -41,6 +42,23 @@ class Layout:
         return json.dumps({"kind": self.kind, "options": self.options})
 
 
+class Repacking(NamedTuple):
+    """What makes a part that is packed across rows one that kernels read, without loss."""
+
+    kind: str
+    """As ``_core.repack`` names it."""
+    cols: int
+    """Of the result: those of the weight, or its groups."""
+    bits: int
+    """Of each packed integer."""
+    item_bits: int
+    """Of each item of the result."""
+
+    def nbytes(self, rows: int) -> int:
+        """Return the bytes of so many rows of the result."""
+        return rows * self.cols * self.item_bits // 8
+
+
 class StoredPart(NamedTuple):
     """One tensor of a packed weight."""
 
@@ -48,8 +66,11 @@ class StoredPart(NamedTuple):
     """The keyword of ``_core.Weight`` that takes it."""
     tensor: str
     info: TensorInfo
+    """The shape may be another than in the file, of the same bytes."""
     rows: int = 1
     """Rows of the weight behind each step along its first dimension; 0 if all rows need all."""
+    repacking: Repacking | None = None
+    """None if kernels read it as it lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +87,15 @@ class StoredWeight:
     """Blocks of its rows begin at multiples of this; 0 if it cannot be cut."""
     constants: Mapping[str, bytes] = field(default_factory=dict)
     """Parts that are no tensors of the checkpoint, by role."""
+    interleaved: int = 0
+    """Rows of a head whose two halves alternate (row 2i is of the first); 0 for rows in order."""
+    aside: tuple[str, ...] = ()
+    """Tensors that belong to it and that nothing reads when it is used."""
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """What kernels take it for, (rows, columns): a vector is one row."""
+        return prod(self.shape[:-1]), self.shape[-1]
 
     @property
     def nbytes(self) -> int:

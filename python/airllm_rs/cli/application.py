@@ -6,6 +6,7 @@ import typer
 
 from airllm_rs.cli.bench_decode import bench_decode
 from airllm_rs.cli.bench_io import bench_io
+from airllm_rs.cli.bench_kernels import bench_kernels
 from airllm_rs.cli.cache import list_entries, prune, remove
 from airllm_rs.cli.doctor import doctor
 from airllm_rs.cli.failures import Commands, at_once, quiet_pipe
@@ -41,6 +42,7 @@ cache.command("rm")(remove)
 cache.command("prune")(prune)
 bench.command("io")(bench_io)
 bench.command("decode")(bench_decode)
+bench.command("kernels")(bench_kernels)
 bench.command("make-model")(make_model)
 
 

@@ -96,11 +96,11 @@ def bench_io(
     show_log(quiet=quiet)
     options = io.SweepOptions(
         engines=tuple(engine or ()),
-        blocks=tuple(parse_bytes(text, "--block") for text in _split("block", block)),
-        depths=_numbers("depth", depth),
-        threads=_numbers("threads", threads) if threads is not None else (),
-        pages=_split("pages", pages),
-        caches=_split("cache", cache),
+        blocks=tuple(parse_bytes(text, "--block") for text in split("block", block)),
+        depths=numbers("depth", depth),
+        threads=numbers("threads", threads) if threads is not None else (),
+        pages=split("pages", pages),
+        caches=split("cache", cache),
         total_bytes=parse_bytes(nbytes, "--bytes"),
         samples=samples,
         throttle_gbps=throttle_gbps,
@@ -185,7 +185,8 @@ def _table(points: Sequence["Point"], best: "Point") -> "Table":
     return table
 
 
-def _split(option: str, text: str) -> tuple[str, ...]:
+def split(option: str, text: str) -> tuple[str, ...]:
+    """Return the values that commas part in what an option was given."""
     # what is named twice is measured once
     found = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     if "" in found:
@@ -193,8 +194,9 @@ def _split(option: str, text: str) -> tuple[str, ...]:
     return found
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    parts = _split(option, text)
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Return the numbers that commas part in what an option was given."""
+    parts = split(option, text)
     if not all(_NUMBER.fullmatch(part) for part in parts):
         raise ValueError(f"--{option} is {text!r}: use numbers such as 4,8,16")
     return tuple(int(part) for part in parts)

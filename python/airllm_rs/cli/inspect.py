@@ -45,6 +45,10 @@ def _summary(found: Inspection) -> Iterator[tuple[str, str]]:
     of = f" in {len(found.files)} files" if len(found.files) > 1 else " in one file"
     parameters = f"{millions(found.parameters)} parameters, " if found.parameters else ""
     yield "size", f"{parameters}{format_bytes(found.total_bytes)} of {found.dtype}{of}"
+    if found.quantization is not None:
+        schemes = [f"{count} as {name}" for name, count in found.quantization.schemes.items()]
+        packed = f"weights packed: {', '.join(schemes)}" if schemes else "no weight is recognised"
+        yield "quantised", f"{found.quantization.method or 'per tensor'} ({packed})"
     yield "decoder layers", _text(found.num_layers)
     yield "hidden, intermediate", f"{_text(found.hidden_size)}, {_text(found.intermediate_size)}"
     yield "query heads", f"{_text(found.num_attention_heads)} of {_text(found.head_dim)}"

@@ -44,7 +44,6 @@ _HfToken = Annotated[
     str | None,
     typer.Option(envvar="HF_TOKEN", help="For private repositories of the hub."),
 ]
-_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Convert files without asking.")]
 _ConfigOverrides = Annotated[
     str | None,
     typer.Option(
@@ -60,7 +59,6 @@ def opening_options(
     cache_dir: _CacheDir = None,
     local_files_only: _LocalFilesOnly = False,
     hf_token: _HfToken = None,
-    yes: _Yes = False,
     config_overrides: _ConfigOverrides = None,
     progress: ProgressFlag = None,
 ) -> LoadOptions:
@@ -70,7 +68,6 @@ def opening_options(
         cache_dir=str(cache_dir) if cache_dir is not None else None,
         local_files_only=local_files_only,
         hf_token=hf_token or None,
-        yes=yes,
         config_overrides=_json_object("config_overrides", config_overrides),
         progress=progress,
     )
@@ -125,7 +122,6 @@ def load_options(
     cache_dir: _CacheDir = None,
     local_files_only: _LocalFilesOnly = False,
     hf_token: _HfToken = None,
-    yes: _Yes = False,
     progress: ProgressFlag = None,
 ) -> LoadOptions:
     """Return the options of a command that loads or plans."""
@@ -151,7 +147,6 @@ def load_options(
         cache_dir=str(cache_dir) if cache_dir is not None else None,
         local_files_only=local_files_only,
         hf_token=hf_token or None,
-        yes=yes,
     )
 
 

@@ -11,7 +11,7 @@ from airllm_rs.auto.options import LoadOptions
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.errors import BudgetError
-from airllm_rs.memory import MemoryPlan, format_bytes, smallest_budget
+from airllm_rs.memory import format_bytes, smallest_budget
 from airllm_rs.memory.prediction import DISK, MEMORY, Rate, predict
 from airllm_rs.memory.report import infeasible_json, to_json
 from airllm_rs.stats import choose_progress
@@ -60,11 +60,15 @@ def plan(
         raise
     disk, memory = _rates(opened, disk_gbps)
     if as_json:
-        extra = {"budget_source": opened.budget.source, "compute_dtype": opened.compute_dtype}
+        extra = {
+            "budget_source": opened.budget.source,
+            "compute_dtype": opened.compute_dtype,
+            "quantization": opened.files.schemes or None,
+        }
         print_json({**to_json(opened.plan, disk, memory), **extra})
         return
     print_table(_parts(opened))
-    print_table(pairs(_consequences(opened.plan, disk, memory)))
+    print_table(pairs(_consequences(opened, disk, memory)))
 
 
 def _rates(opened: Opened, disk_gbps: float | None) -> tuple[Rate, Rate]:
@@ -106,9 +110,12 @@ def _parts(opened: Opened) -> "Table":
     return table
 
 
-def _consequences(planned: MemoryPlan, disk: Rate, memory: Rate) -> Iterator[tuple[str, str]]:
+def _consequences(opened: Opened, disk: Rate, memory: Rate) -> Iterator[tuple[str, str]]:
+    planned = opened.plan
     inputs = planned.inputs
-    yield "weights", f"{format_bytes(planned.total_bytes)} in all"
+    schemes = opened.files.schemes.items()
+    packed = "".join(f", {count} packed as {name}" for name, count in schemes)
+    yield "weights", f"{format_bytes(planned.total_bytes)} in all{packed}"
     streamed = planned.streamed_bytes_per_sweep
     share = streamed / planned.total_bytes if planned.total_bytes else 0
     yield "streamed", f"{format_bytes(streamed)} for every token ({share:.0%})"

@@ -13,7 +13,7 @@ from airllm_rs.cache.kv import FleetingCache, KvCache
 from airllm_rs.errors import AirLLMError
 from airllm_rs.families.family import EMBEDDING, HEAD
 from airllm_rs.layers.attention import Context
-from airllm_rs.layers.mask import Span, attention_mask
+from airllm_rs.layers.mask import Sight, Span, sight
 from airllm_rs.memory import replan
 from airllm_rs.models.binding import Binding
 
@@ -210,7 +210,7 @@ class StreamingExecutor:
         for chunk in chunks:
             if not chunk.hidden.is_floating_point():
                 chunk.hidden = self.tree.model.embed_tokens(chunk.hidden)
-        masks: dict[int | None, tuple[Tensor | None, bool]] = {}
+        sights: dict[int | None, Sight] = {}
         is_one = len(chunks) == 1
         store: AnyCache | FleetingCache | None = cache
         if store is None and not is_one:
@@ -224,12 +224,12 @@ class StreamingExecutor:
             with nullcontext() if is_one else self.weights.hold():
                 for chunk in chunks:
                     context = chunk.context
-                    if not is_one or window not in masks:
-                        masks[window] = _mask(chunk, index, window, valid, store)
-                    context.mask, context.is_causal = masks[window]
+                    if not is_one or window not in sights:
+                        sights[window] = _sight(chunk, index, window, valid, store)
+                    context.sight = sights[window]
                     context.cache = store
                     chunk.hidden = layer(chunk.hidden, context)
-                    context.mask = None
+                    context.sight = Sight()
             if self.on_layer is not None:
                 self.on_layer(done + index + 1, total)
         self.sweeps += 1
@@ -286,16 +286,16 @@ class StreamingExecutor:
         return self.tree.lm_head(self.tree.model.norm(hidden)).float()  # type: ignore[no-any-return]
 
 
-def _mask(
+def _sight(
     chunk: Chunk,
     index: int,
     window: int | None,
     valid: Tensor | None,
     cache: AnyCache | FleetingCache | None,
-) -> tuple[Tensor | None, bool]:
-    tokens = chunk.hidden.shape[1]
+) -> Sight:
+    sequences, tokens = chunk.hidden.shape[:2]
     keys, key_start = (tokens, 0) if cache is None else cache.get_mask_sizes(tokens, index)
-    return attention_mask(Span(chunk.start, tokens, key_start, keys), window, valid)
+    return sight(Span(chunk.start, tokens, key_start, keys), sequences, window, valid)
 
 
 def _rows_from(chunks: Sequence[Chunk], first: int) -> Tensor:

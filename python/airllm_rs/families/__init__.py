@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airllm_rs.checkpoint.packed import check_quantization
 from airllm_rs.config import ModelConfig, parse_config
 from airllm_rs.errors import ConfigError, UnsupportedModelError
 from airllm_rs.families import llama, mistral, qwen2, qwen3
@@ -39,7 +40,8 @@ def read_config(
         overrides: Keys of config.json laid over what the file says.
 
     Raises:
-        UnsupportedModelError: if the family is not known, or the weights are quantised.
+        UnsupportedModelError: if the family is not known, or the weights are quantised in a way
+            that cannot be read.
         ConfigError: if the file, or an override, makes no sense.
     """
     merged = {**raw, **(overrides or {})}
@@ -49,13 +51,7 @@ def read_config(
     if not isinstance(model_type, str):
         raise ConfigError(f"config.json: model_type is {model_type!r}, expected a string")
     family = _family(model_type, merged)
-    quantization = merged.get("quantization_config")
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise UnsupportedModelError(
-            f"the weights are quantised ({method or 'quantization_config in config.json'}), "
-            "and quantised checkpoints cannot be read; use the original one"
-        )
+    check_quantization(merged)
     return parse_config(raw, defaults=family.defaults, ignored=family.ignored, overrides=overrides)
 
 

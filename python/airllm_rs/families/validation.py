@@ -62,8 +62,10 @@ def _check(spec: TensorSpec, found: StoredWeight) -> None:
             f"{spec.name} is stored as {found.dtype}, which cannot be computed with; "
             f"can be: {', '.join(DTYPES)}"
         )
-    if found.layout is not None and len(spec.shape) != 2:
-        raise UnsupportedModelError(f"{spec.name} is packed as {found.dtype}; only matrices can be")
+    if found.layout is not None and len(spec.shape) > 2:
+        raise UnsupportedModelError(
+            f"{spec.name} is packed as {found.dtype}; only matrices and vectors can be"
+        )
 
 
 def _some(names: Iterable[str]) -> str:

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from airllm_rs.weights.packed import FEW_ROWS, KERNEL_CODES, multiply_few
+from airllm_rs.weights.packed import FEW_ROWS, KERNEL_CODES, buffer, multiply_few
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from airllm_rs import _core
     from airllm_rs.weights.source import Matrix
 
 
@@ -50,7 +51,7 @@ class Linear(nn.Linear):
         if self.source is None:
             return
         whole = self.source.whole()
-        if whole is not None and whole.dtype == dtype:
+        if whole is not None and whole.dtype == dtype and not self.source.interleaved:
             self.weight = nn.Parameter(whole, requires_grad=False)
             # blocks are products of their own
             self._bound = self.weight if len(self.source.blocks) == 1 else None
@@ -60,11 +61,25 @@ class Linear(nn.Linear):
         source = self.source
         if source is None:
             return functional.linear(x, self.weight, self.bias)
+        if source.interleaved:
+            return halves_apart(self._product(x, source), source.interleaved)
+        return self._product(x, source)
+
+    def _product(self, x: Tensor, source: Matrix) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             return _Product.apply(x, self.bias, source)  # type: ignore[no-any-return]
         if self._bound is not None and x.numel() > FEW_ROWS * x.shape[-1]:
             return functional.linear(x, self._bound, self.bias)
         return multiply(x, source, self.bias)
+
+
+def halves_apart(x: Tensor, size: int) -> Tensor:
+    """Return ``x`` of shape (…, H·D) with the two halves of each head apart that alternate in it.
+
+    Rows of queries and keys lie so in GGUF files of Llama models, and so do their biases.
+    """
+    pairs = x.view(*x.shape[:-1], -1, size // 2, 2)
+    return pairs.transpose(-1, -2).reshape(x.shape)
 
 
 def multiply(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
@@ -96,20 +111,85 @@ def multiply(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
     return out
 
 
+def multiply_together(x: Tensor, linears: Sequence[nn.Module]) -> list[Tensor]:
+    """Return what each of ``linears`` makes of ``x`` (…, in): the same bits as one by one.
+
+    Few rows are multiplied in one call with all matrices, where these are in memory or were read as
+    one unit: threads then meet once.
+    """
+    wants_gradient = x.requires_grad and torch.is_grad_enabled()
+    is_few = x.numel() <= FEW_ROWS * x.shape[-1] and x.dtype in KERNEL_CODES
+    pairs = None if wants_gradient or not is_few else _together(linears)
+    if pairs is None:
+        return [linear(x) for linear in linears]
+    outs = []
+    weights: list[_core.Weight] = []
+    places: list[tuple[object, int, int]] = []
+    biases: list[Tensor | None] = []
+    try:
+        for linear, matrix in pairs:
+            weights += matrix.kept() or [matrix.take(index) for index in range(len(matrix.blocks))]
+            outs.append(torch.empty((*x.shape[:-1], matrix.shape[0]), dtype=x.dtype))
+            places += _places(outs[-1], matrix)
+            biases += _parts(linear.bias, matrix)
+        multiply_few(_flat(x), weights, places, biases)
+    finally:
+        del weights  # as above
+    for _, matrix in pairs:
+        if matrix.kept() is None:
+            for index in range(len(matrix.blocks)):
+                matrix.done(index)
+    return outs
+
+
+def _together(linears: Sequence[nn.Module]) -> list[tuple[Linear, Matrix]] | None:
+    """Return layers and their matrices, if one call can have them all: kept, or of one unit."""
+    pairs = []
+    for linear in linears:
+        # what wraps one or derives from it may do more than multiply
+        if type(linear) is not Linear or linear.source is None:
+            return None
+        pairs.append((linear, linear.source))
+    if all(matrix.kept() is not None for _, matrix in pairs):
+        return pairs
+    units = {block.unit for _, matrix in pairs for block in matrix.blocks}
+    return pairs if len(units) == 1 else None
+
+
 def _multiply_few(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
-    flat = x.detach().reshape(-1, x.shape[-1])
-    flat = flat if flat.is_contiguous() else flat.contiguous()
+    flat = _flat(x)
     out = torch.empty((*x.shape[:-1], matrix.shape[0]), dtype=x.dtype)
-    columns = out.view(-1, matrix.shape[0])
-    for index, block in enumerate(matrix.blocks):
-        added = None if bias is None else bias[block.start : block.stop]
+    places, biases = _places(out, matrix), _parts(bias, matrix)
+    kept = matrix.kept()
+    if kept is not None:
+        multiply_few(flat, kept, places, biases)
+        return out
+    for index in range(len(matrix.blocks)):
         weight = matrix.take(index)
         try:
-            multiply_few(flat, (weight,), ((columns, block.start),), (added,))
+            multiply_few(flat, (weight,), places[index : index + 1], biases[index : index + 1])
         finally:
             del weight  # as above
             matrix.done(index)
     return out
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Return contiguous rows."""
+    return x.detach().reshape(-1, x.shape[-1]).contiguous()
+
+
+def _places(out: Tensor, matrix: Matrix) -> list[tuple[object, int, int]]:
+    """Return where in ``out`` (…, rows of the matrix) the results of each block go."""
+    memory = buffer(out)
+    return [(memory, block.start, matrix.shape[0]) for block in matrix.blocks]
+
+
+def _parts(bias: Tensor | None, matrix: Matrix) -> list[Tensor | None]:
+    """Return the bias of each block."""
+    if bias is None:
+        return [None] * len(matrix.blocks)
+    return [bias[block.start : block.stop] for block in matrix.blocks]
 
 
 class _Product(torch.autograd.Function):

@@ -8,6 +8,21 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
+class Sight:
+    """Which keys the queries of a chunk see, in the words of torch and in those of the kernels."""
+
+    mask: torch.Tensor | None = None
+    """Boolean, (B or 1, 1, T, S); None where none is needed."""
+    is_causal: bool = False
+    origins: tuple[int, ...] | None = None
+    """Of each sequence, which of the keys is that of its first token; empty for 0, see
+    `_core.attend`. None where the last query is not the last key's token."""
+    window: int | None = None
+    has_holes: bool = False
+    """Whether ``mask`` says more than ``origins`` and ``window``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """Where a run of queries and the keys offered to it lie in their sequences.
 
@@ -49,3 +64,20 @@ def attention_mask(
     if valid is None:
         return seen[None, None], False
     return ((seen & valid[:, None]) | (key == query)).unsqueeze(1), False
+
+
+def sight(
+    span: Span, sequences: int, window: int | None = None, valid: torch.Tensor | None = None
+) -> Sight:
+    """Return what queries of so many sequences see; arguments are those of `attention_mask`."""
+    mask, is_causal = attention_mask(span, window, valid)
+    if span.key_start + span.keys != span.start + span.tokens:
+        return Sight(mask, is_causal)
+    if valid is None or bool(valid.all()):
+        origins = (-span.key_start,) * sequences if span.key_start else ()
+        return Sight(mask, is_causal, origins, window)
+    length = valid.shape[1]
+    padding = torch.where(valid, torch.arange(length), length).amin(1)
+    has_holes = bool((valid.sum(1) != length - padding).any())
+    origins = tuple(first - span.key_start for first in padding.tolist())
+    return Sight(mask, is_causal, origins, window, has_holes)

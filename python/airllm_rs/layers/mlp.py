@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from airllm_rs.errors import ConfigError
-from airllm_rs.layers.linear import Linear
+from airllm_rs.layers.linear import Linear, multiply_together
+from airllm_rs.weights.packed import FEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,10 +47,20 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (B, T, hidden) to the same shape."""
-        gate = self.gate_proj(x)
-        if self._is_silu and not (gate.requires_grad and torch.is_grad_enabled()):
-            # in place: at a chunk of a prompt these are the largest activations
-            gate = functional.silu(gate, inplace=True).mul_(self.up_proj(x))
-        else:
-            gate = self.act_fn(gate) * self.up_proj(x)
-        return self.down_proj(gate)  # type: ignore[no-any-return]
+        gate, up = multiply_together(x, (self.gate_proj, self.up_proj))
+        return self.down_proj(self._gated(gate, up))  # type: ignore[no-any-return]
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        if (gate.requires_grad or up.requires_grad) and torch.is_grad_enabled():
+            return self.act_fn(gate) * up
+        size = gate.shape[-1]
+        rows = gate.view(-1, size)
+        # few rows one by one: torch rounds what is left of all rows behind the last whole vector
+        # of a thread differently, and a token would depend on those beside it
+        for part in rows if 1 < rows.shape[0] <= FEW_ROWS else (rows,):
+            if self._is_silu:
+                # in place: at a chunk of a prompt these are the largest activations
+                functional.silu(part, inplace=True)
+            else:
+                part.copy_(self.act_fn(part))
+        return gate.mul_(up)

@@ -87,20 +87,25 @@ def activation_bytes(config: ModelConfig, shape: Shape, *, layer_major: bool) ->
 def scratch_bytes(table: UnitTable, shape: Shape) -> int:
     """Return what is needed to convert weights at use and to gather rows of the embedding.
 
-    Small tensors are converted for good, matrices block by block of their rows.
+    Small tensors are converted for good, matrices block by block of their rows. What is packed
+    across rows is repacked one matrix at a time.
     """
     small = 0
     largest = 0
+    repacked: dict[str, int] = {}
     always, looked_up = set(table.always), set(table.embedding)
     for unit in table.units:
         for piece in unit.pieces:
+            if piece.repacked_nbytes:
+                before = repacked.get(piece.weight, 0)
+                repacked[piece.weight] = before + piece.repacked_nbytes
             if piece.role != Q or unit.index in looked_up:
                 continue
             if piece.is_plain and unit.index in always:
                 small += prod(piece.shape) * shape.item if piece.dtype != shape.compute_dtype else 0
             elif piece.dtype != shape.compute_dtype:
                 largest = SCRATCH_BYTES
-    return small + largest + _GATHER_BYTES
+    return small + largest + max(repacked.values(), default=0) + _GATHER_BYTES
 
 
 def converted_bytes(table: UnitTable, compute_dtype: str) -> int:

@@ -70,6 +70,8 @@ class Piece:
     """The name of the weight, which is the tensor's where it is stored as plain numbers."""
     role: str
     """Which part of the weight it is."""
+    repacked_nbytes: int = 0
+    """What it takes once kernels can read it; 0 where they read it as it lies."""
 
     @property
     def is_plain(self) -> bool:
@@ -235,7 +237,10 @@ class _Builder:
         self._add(number, name, _flat(group))
 
     def _add(self, number: int, name: str, pieces: list[Piece]) -> None:
-        self.units.append(Unit(len(self.units), number, name, tuple(pieces), slot_bytes(pieces)))
+        # zero points take more once they are a byte each
+        grown = sum(max(piece.repacked_nbytes - piece.nbytes, 0) for piece in pieces)
+        nbytes = slot_bytes(pieces) + grown
+        self.units.append(Unit(len(self.units), number, name, tuple(pieces), nbytes))
 
 
 def _flat(group: Iterable[Iterable[Piece]]) -> list[Piece]:
@@ -248,7 +253,7 @@ def _pieces(
     """Return what ``parts`` hold of the rows [start, stop)."""
     pieces = []
     for part in parts:
-        info = part.info
+        info, repacking = part.info, part.repacking
         shape, offset, nbytes = info.shape, info.offset, info.nbytes
         if part.rows and (start, stop) != (0, weight.shape[0]):
             first, last = start // part.rows, -(-stop // part.rows)
@@ -259,7 +264,7 @@ def _pieces(
         pieces.append(
             Piece(
                 part.tensor, info.dtype, shape, start, stop, info.file, offset, nbytes,
-                weight.name, part.role,
+                weight.name, part.role, 0 if repacking is None else repacking.nbytes(stop - start),
             )
         )  # fmt: skip
     return pieces

@@ -30,10 +30,18 @@ def companions(source: Path) -> Iterator[Path]:
             yield path
 
 
-def copy_companions(source: Path, target: Path, scheme: str | None) -> list[str]:
+def copy_companions(
+    source: Path, target: Path, scheme: str | None, *, has_own_head: bool
+) -> list[str]:
     """Copy configuration, tokenizer and chat template, and return the names.
 
     Each file is whole or absent.
+
+    Args:
+        source: The checkpoint.
+        target: The store.
+        scheme: How its matrices are encoded.
+        has_own_head: Whether it has a head beside the table, even where the checkpoint has not.
     """
     found = list(companions(source))
     for path in found:
@@ -43,6 +51,8 @@ def copy_companions(source: Path, target: Path, scheme: str | None) -> list[str]
     config = read_json(source / "config.json")
     if scheme == "nf4":
         config["quantization_config"] = _BITSANDBYTES
+    if has_own_head:
+        config["tie_word_embeddings"] = False
     write_json(target / "config.json", config, indent=2)
     return ["config.json", *(path.name for path in found)]
 

@@ -14,7 +14,14 @@ from airllm_rs.checkpoint.stored import TensorInfo
 from airllm_rs.errors import CheckpointError
 from airllm_rs.store.companions import copy_companions
 from airllm_rs.store.identity import ENCODER_VERSION, SourceIdentity
-from airllm_rs.store.jobs import FORMAT_VERSION, FileJob, TensorJob, metadata_of, plan_store
+from airllm_rs.store.jobs import (
+    FORMAT_VERSION,
+    FileJob,
+    TensorJob,
+    has_own_head,
+    metadata_of,
+    plan_store,
+)
 from airllm_rs.store.making import (
     Counts,
     Made,
@@ -103,7 +110,12 @@ def make_while_downloading(request: DownloadRequest, progress: Progress) -> Made
             f"making a store of {remote.repo_id}",
             extra=peak_of_sources(left, [file.nbytes for file in remote.files]),
         )
-        companions = copy_companions(request.snapshot, request.directories[0], request.scheme)
+        companions = copy_companions(
+            request.snapshot,
+            request.directories[0],
+            request.scheme,
+            has_own_head=has_own_head(jobs),
+        )
         read = _run(work, left, done)
         files = [done[job.directory, job.name] for job in jobs]
         shutil.rmtree(downloads, ignore_errors=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Protocol
 
-    from airllm_rs.checkpoint.stored import TensorInfo
+    from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo
     from airllm_rs.config import ModelConfig
     from airllm_rs.families import Family
     from airllm_rs.store.identity import SourceIdentity
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
         def tensor(self, name: str) -> TensorInfo:
             """Return what a tensor is and where it lies."""
+
+        @property
+        def packed(self) -> Mapping[str, StoredWeight]:
+            """Weights that are no plain tensors, by name."""
 
 
 FORMAT_VERSION = 1
@@ -126,6 +130,7 @@ def plan_store(
     for layer in family.layers(config):
         tensors = list(_tensors(layer, files, present, compression))
         used.update(spec.name for spec in layer.tensors)
+        used.update(tensor.name for tensor in tensors)
         jobs += _stripe(layer.name, tensors, directories)
     rest = [
         TensorJob(name, files.tensor(name), None)
@@ -133,6 +138,11 @@ def plan_store(
         if name not in used and not family.is_ignorable(name, config)
     ]
     return (*jobs, *_stripe(OTHERS, rest, 1))
+
+
+def has_own_head(jobs: Sequence[FileJob]) -> bool:
+    """Tell whether a store has a head beside its embedding table, an encoded copy of it or not."""
+    return any(tensor.name == HEAD for job in jobs for tensor in job.tensors)
 
 
 def metadata_of(
@@ -153,6 +163,12 @@ def _tensors(
     layer: Layer, files: NamedTensors, present: set[str], compression: str | None
 ) -> Iterator[TensorJob]:
     for spec in layer.tensors:
+        packed = files.packed.get(spec.name)
+        if packed is not None:  # copied as it is; `make_store` encodes nothing that is encoded
+            if not _is_tied(layer, spec):
+                names = (*(part.tensor for part in packed.parts), *packed.aside)
+                yield from (TensorJob(name, files.tensor(name), None) for name in names)
+            continue
         if spec.name not in present:
             continue
         info = files.tensor(spec.name)

@@ -17,14 +17,14 @@ from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
 from airllm_rs.errors import CheckpointChanged, NotEnoughSpaceException, StoreError
 from airllm_rs.store.companions import copy_companions
 from airllm_rs.store.identity import ENCODER_VERSION, identify
-from airllm_rs.store.jobs import metadata_of, plan_store
+from airllm_rs.store.jobs import has_own_head, metadata_of, plan_store
 from airllm_rs.store.manifest import STRIPE, StoredFile, commit, read_store
 from airllm_rs.store.originals import delete_originals
 from airllm_rs.store.verification import verify_store
 from airllm_rs.store.workforce import Workforce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from airllm_rs.checkpoint import ModelFiles
@@ -85,7 +85,8 @@ def make_store(request: StoreRequest, progress: Progress) -> Made:
         OSError: if a file cannot be read or written.
     """
     identity = identify(request.files.path, request.files.files)
-    refuse_what_is_encoded(request.files.path, request.scheme)
+    refuse_what_is_encoded(request.files, request.scheme)
+    refuse_what_is_quantised(request.files.path, request.files.schemes, request.scheme)
     with held(request.directories, request.files.path):
         existing = existing_store(request.directories, identity, request.scheme)
         if existing is not None:
@@ -106,7 +107,12 @@ def _make(
     check_space(request.directories, jobs, f"making a store of {request.files.path.name}")
     for directory in request.directories:
         (directory / RECORDS).mkdir(exist_ok=True)  # from here on it is known whose it is
-    companions = copy_companions(request.files.path, request.directories[0], request.scheme)
+    companions = copy_companions(
+        request.files.path,
+        request.directories[0],
+        request.scheme,
+        has_own_head=has_own_head(jobs),
+    )
     counts = Counts()
     total = sum(job.source_bytes for job in jobs)
     label = f"{'encoding' if request.scheme else 'copying'} {request.files.path.name}"
@@ -241,18 +247,44 @@ def _taken(path: Path) -> int:
         return 0
 
 
-def refuse_what_is_encoded(directory: Path, scheme: str | None) -> None:
-    """Raise if the checkpoint is a store whose weights are encoded.
+def refuse_what_is_encoded(files: ModelFiles, scheme: str | None) -> None:
+    """Raise if the checkpoint is a GGUF file, or a store whose weights are encoded.
 
     Raises:
         StoreError: saying what to do.
     """
+    directory = files.path
+    if any(path.endswith(".gguf") for path in files.files):
+        raise StoreError(
+            f"{files.files[0]} is read as it is, and no copy is made of a GGUF file: leave "
+            "compression= out, or start from the original checkpoint"
+        )
     source = read_store(directory)
     if source is not None and source.scheme is not None:
         wanted = f"compression={scheme!r}" if scheme else "another copy"
         raise StoreError(
             f"{directory} is a shard store with {source.scheme} weights: for {wanted}, "
             f"start from the original checkpoint, {source.source.get('name', 'unknown')}"
+        )
+
+
+def refuse_what_is_quantised(name: object, schemes: Iterable[str], scheme: str | None) -> None:
+    """Raise if weights would be encoded a second time, which only makes them worse.
+
+    Args:
+        name: Of the checkpoint.
+        schemes: How its weights are packed; none if they are not.
+        scheme: What they would be encoded with, None if they would not.
+
+    Raises:
+        StoreError: saying what to do.
+    """
+    listed = ", ".join(schemes)
+    if scheme is not None and listed:
+        raise StoreError(
+            f"{name} is quantised already ({listed}), and compression={scheme!r} would encode it "
+            "again: leave compression= out, which runs the weights as they are, or start from the "
+            "original checkpoint"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# bf16 copies of GGUF files, which are read in place
+_OLD_GGUF = re.compile(r"-bf16-1-[0-9a-f]{16}$")
+
 STORES = "stores"
 CONVERTED = "converted"
 _REGISTRY = "made"
@@ -37,7 +41,7 @@ class CacheEntry:
 
     path: Path
     kind: str
-    """``store``, ``converted`` or ``unfinished``."""
+    """``store``, ``converted``, ``unfinished``, or ``unused``: a conversion that nothing reads."""
     nbytes: int
     source: str
     """What it was made of, as far as that is known."""
@@ -87,10 +91,17 @@ def remove(path: Path) -> int:
 def prune() -> tuple[list[CacheEntry], int]:
     """Delete what nothing will use: unfinished conversions, records of stores that are gone.
 
-    A conversion that another process is working on begins anew. What is finished stays: it may be
-    the only copy.
+    A conversion that another process is working on begins anew. What is finished stays, for it may
+    be the only copy; one that nothing reads any more is named in the log.
     """
-    gone = [entry for entry in entries() if entry.kind == "unfinished" and entry.in_cache]
+    found = entries()
+    for entry in found:
+        if entry.kind == "unused":
+            log.warning(
+                "%s is a bf16 copy of a GGUF file, which is read in place: `cache rm` deletes it",
+                entry.path,
+            )
+    gone = [entry for entry in found if entry.kind == "unfinished" and entry.in_cache]
     nbytes = sum(remove(entry.path) for entry in gone)
     for directory, key in ((_REGISTRY, "directory"), (_VERIFIED, "store")):
         for record in sorted((cache_directory() / directory).glob("*.json")):
@@ -125,8 +136,11 @@ def _entry(path: Path, *, in_cache: bool) -> CacheEntry:
         directories, source = store.directories, str(store.source.get("name", ""))
         nbytes = sum(_size(directory) for directory in directories)
         return CacheEntry(path, "store", nbytes, source, store.scheme, in_cache)
-    is_partial = (path / RECORDS).exists() or path.name.endswith(".partial")
-    kind = "unfinished" if is_partial else "converted"
+    kind = "converted"
+    if (path / RECORDS).exists() or path.name.endswith(".partial"):
+        kind = "unfinished"
+    elif _OLD_GGUF.search(path.name):
+        kind = "unused"
     return CacheEntry(path, kind, _size(path), "", None, in_cache)
 
 

@@ -38,10 +38,12 @@ def plain_layout(dtype: str) -> _core.Layout | None:
 
 
 def buffer(tensor: Tensor) -> object:
-    """Return the memory of a contiguous CPU tensor as an object with the buffer protocol."""
+    """Return the memory of a CPU tensor as an object with the buffer protocol."""
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.view(torch.int16)
-    return tensor.detach().numpy()
+    return tensor.numpy()
 
 
 def tensor_weight(matrix: Tensor) -> _core.Weight:
@@ -60,16 +62,16 @@ def dequantize_rows(weight: _core.Weight, out: Tensor, start: int, stop: int) ->
 def multiply_few(
     x: Tensor,
     weights: Sequence[_core.Weight],
-    outs: Sequence[tuple[Tensor, int]],
+    outs: Sequence[tuple[object, int, int]],
     biases: Sequence[Tensor | None],
 ) -> None:
-    """Write ``x @ weight.T + bias`` to columns of ``outs``, summed in float32.
+    """Write ``x @ weight.T + bias`` to ``outs``, summed in float32.
 
     Args:
         x: Of shape (M, cols), contiguous, M at most `FEW_ROWS`.
         weights: Of shape (n, cols) each.
-        outs: For each, a contiguous tensor of shape (M, N) and the dtype of ``x``, and the first of
-            the n columns that are written.
+        outs: For each, a `buffer` of the dtype of ``x``, items before the first result, and items
+            from row to row.
         biases: For each, a tensor of shape (n,) or None.
     """
     try:
@@ -77,7 +79,7 @@ def multiply_few(
             buffer(x),
             KERNEL_CODES[x.dtype],
             weights,
-            [(buffer(out), column, out.shape[-1]) for out, column in outs],
+            outs,
             [None if bias is None else buffer(bias) for bias in biases],
         )
     finally:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -16,6 +15,7 @@ from airllm_rs.checkpoint.stored import Q
 from airllm_rs.errors import AirLLMError
 from airllm_rs.families.family import EMBEDDING
 from airllm_rs.memory.demand import SCRATCH_BYTES
+from airllm_rs.weights.blocks import blocks_of
 from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.packed import (
     dequantize_rows,
@@ -23,6 +23,7 @@ from airllm_rs.weights.packed import (
     plain_layout,
     tensor_weight,
 )
+from airllm_rs.weights.repacking import Repacker
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -30,35 +31,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from airllm_rs.checkpoint import StoredWeight
+    from airllm_rs.checkpoint.stored import Repacking
     from airllm_rs.memory import MemoryPlan
-    from airllm_rs.memory.units import Piece
-
-
-class Place(NamedTuple):
-    """Where a part of a block lies in a unit."""
-
-    role: str
-    unit: int
-    part: int
-    offset: int
-    """Bytes from the start of that part."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Rows [start, stop) of a matrix, and where their parts lie."""
-
-    unit: int
-    """The one that is read for it; small parts may be in another, always resident."""
-    start: int
-    stop: int
-    shape: tuple[int, ...]
-    places: tuple[Place, ...]
-
-    @property
-    def numel(self) -> int:
-        """How many numbers it is."""
-        return prod(self.shape)
+    from airllm_rs.weights.blocks import Block
+    from airllm_rs.weights.repacking import Place
 
 
 class Matrix:
@@ -71,11 +47,14 @@ class Matrix:
         self.blocks = blocks
         self.shape = stored.shape
         self.is_packed = stored.layout is not None
+        self.interleaved = stored.interleaved
         self.stored_dtype = source.compute_dtype if self.is_packed else TORCH_DTYPES[stored.dtype]
         self._source = source
         self._layout = packed_layout(stored.layout) if stored.layout else plain_layout(stored.dtype)
         self._constants = stored.constants
+        self._repacking = {p.role: p.repacking for p in stored.parts if p.repacking is not None}
         self._kept: list[_core.Weight | None] = [None] * len(blocks)
+        self._all: tuple[_core.Weight, ...] | None = None
         self._converted: Tensor | None = None
 
     @property
@@ -104,6 +83,12 @@ class Matrix:
         finally:
             # not left to the frame, which a traceback would keep, and the lease with it
             del weight
+
+    def kept(self) -> tuple[_core.Weight, ...] | None:
+        """Return every block as `take` does, if all are kept in memory."""
+        if self._all is None and (self._converted is not None or self.is_resident):
+            self._all = tuple(self.take(index) for index in range(len(self.blocks)))
+        return self._all
 
     def done(self, index: int) -> None:
         """Say that block ``index`` was used."""
@@ -156,6 +141,7 @@ class Matrix:
     def forget(self) -> None:
         """Let go of the blocks that were kept."""
         self._kept = [None] * len(self.blocks)
+        self._all = None
         self._converted = None
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -178,13 +164,18 @@ class Matrix:
         parts: dict[str, tuple[object, int]] = {
             role: (constant, 0) for role, constant in self._constants.items()
         }
+        rows = prod(block.shape[:-1])
         for place in block.places:
-            lease, start = self._source.place(place, out_of_turn=out_of_turn)
-            parts[place.role] = (lease, start + place.offset)
-        rows = block.stop - block.start
+            repacking = self._repacking.get(place.role)
+            if repacking is None:
+                parts[place.role] = self._source.place(place, out_of_turn=out_of_turn)
+            else:
+                parts[place.role] = self._source.repacked(
+                    place, repacking, rows, out_of_turn=out_of_turn
+                )
         q = parts.pop(Q)
         try:
-            return _core.Weight(self._layout, rows, block.shape[1], q, **parts)
+            return _core.Weight(self._layout, rows, block.shape[-1], q, **parts)
         finally:
             del parts, q  # as in `take`
 
@@ -195,6 +186,7 @@ class Matrix:
         # first: an interruption below must not lose what can no longer be read
         self._converted = whole
         self._kept = [None] * len(self.blocks)
+        self._all = None
         self._source.drop_stored(self)
 
 
@@ -222,6 +214,7 @@ class WeightSource:
         self._converts_all = plan.resident_dtype == "compute"
         self._table = None if plan.tied else EMBEDDING
         self._scratch = torch.empty(0, dtype=compute_dtype)
+        self._repacker = Repacker()
         self._leases: dict[int, _core.Lease] = {}
         self._unused: dict[int, int] = {}
         self._is_holding = False
@@ -243,6 +236,13 @@ class WeightSource:
     def vector(self, name: str) -> Tensor:
         """Return a copy of a small tensor, always resident, in the dtype of the arithmetic."""
         matrix = self._matrices[name]
+        if matrix.is_packed and len(matrix.blocks) == 1 and matrix.is_resident:
+            numbers = torch.empty(matrix.shape, dtype=self.compute_dtype)
+            weight = matrix.take(0)
+            dequantize_rows(weight, numbers, 0, weight.shape[0])
+            del weight
+            matrix.forget()
+            return numbers
         whole = matrix.whole()
         if whole is None:
             raise AirLLMError(f"{name} is not a resident tensor of the memory plan")
@@ -303,6 +303,7 @@ class WeightSource:
         if given_up:
             # all or none: if somebody holds one, the residents are what they were
             self.readahead.evict(sorted(given_up))
+            self._repacker.forget(given_up)
         self.residents = frozenset(plan.residents)
         if given_up:
             self.expect()
@@ -314,19 +315,20 @@ class WeightSource:
         for matrix in self._matrices.values():
             matrix.forget()
         self._scratch = torch.empty(0, dtype=self.compute_dtype)
+        self._repacker = Repacker()
         self.readahead.close()
 
     def view(self, block: Block, dtype: torch.dtype, *, out_of_turn: bool = False) -> Tensor:
         """Wait for a block of plain numbers and return it where it lies, in the stored dtype."""
         (place,) = block.places
         lease, start = self.place(place, out_of_turn=out_of_turn)
-        flat = torch.frombuffer(lease, dtype=dtype, count=block.numel, offset=start + place.offset)
+        flat = torch.frombuffer(lease, dtype=dtype, count=block.numel, offset=start)
         return flat.view(block.shape)
 
     def place(self, place: Place, *, out_of_turn: bool = False) -> tuple[_core.Lease, int]:
-        """Wait for a part's unit and return its lease, and where in it the part begins."""
+        """Wait for a part's unit and return its lease, and where in it the block's share begins."""
         unit = place.unit
-        offset = self._offsets[unit][place.part]
+        offset = self._offsets[unit][place.part] + place.offset
         if unit in self.residents:
             return self.readahead.take(unit), offset
         held = self._leases.get(unit)
@@ -336,6 +338,18 @@ class WeightSource:
             held = self._leases[unit] = self.readahead.take(unit)
             self._unused[unit] = self._uses[unit]
         return held, offset
+
+    def repacked(
+        self, place: Place, repacking: Repacking, rows: int, *, out_of_turn: bool
+    ) -> tuple[object, int]:
+        """Wait for a part that is packed across rows and return it as kernels read it."""
+        part = self.place(place, out_of_turn=out_of_turn)
+        try:
+            if place.unit in self.residents:
+                return self._repacker.keep(place, part, repacking, rows)
+            return self._repacker.pass_through(place, part, repacking, rows)
+        finally:
+            del part  # as in `Matrix.take`
 
     def used(self, unit: int) -> None:
         """Count one use of a streamed unit; give it back after the last of this sweep."""
@@ -388,40 +402,3 @@ class WeightSource:
     def _give_back(self, unit: int) -> None:
         del self._leases[unit]
         del self._unused[unit]
-
-
-def blocks_of(plan: MemoryPlan) -> dict[str, tuple[Block, ...]]:
-    """Return the blocks of each weight of a plan, in order of rows."""
-    found: dict[str, dict[int, list[tuple[Piece, Place]]]] = {}
-    whole: dict[str, list[tuple[Piece, Place]]] = {}
-    for unit in plan.units:
-        for part, piece in enumerate(unit.pieces):
-            entry = (piece, Place(piece.role, unit.index, part, 0))
-            if unit.index in plan.inputs.table.always:
-                whole.setdefault(piece.weight, []).append(entry)
-            else:
-                found.setdefault(piece.weight, {}).setdefault(piece.row_start, []).append(entry)
-    blocks = {}
-    for name in found.keys() | whole.keys():
-        stored = plan.inputs.files.stored(name)
-        always = whole.get(name, [])
-        cut = found.get(name) or {0: []}
-        blocks[name] = tuple(_block(stored, cut[start], always) for start in sorted(cut))
-    return blocks
-
-
-def _block(
-    stored: StoredWeight, own: list[tuple[Piece, Place]], always: list[tuple[Piece, Place]]
-) -> Block:
-    """Return the block whose rows ``own`` holds, with its share of the parts in memory."""
-    piece, place = (own or always)[0]
-    start, stop = piece.row_start, piece.row_stop
-    places = [place for _, place in own]
-    rows_of = {part.role: part.rows for part in stored.parts}
-    for kept, place_of_kept in always:
-        offset = 0
-        if own and rows_of[kept.role]:
-            offset = start // rows_of[kept.role] * (kept.nbytes // kept.shape[0])
-        places.append(place_of_kept._replace(offset=offset))
-    shape = (stop - start, *stored.shape[1:])
-    return Block(place.unit, start, stop, shape, tuple(places))

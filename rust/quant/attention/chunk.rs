@@ -33,13 +33,18 @@ impl Chunk<'_> {
         (self.group * shared + query % shared, query / shared)
     }
 
-    /// What a query sees of this chunk, counted from its start.
+    /// The places in this chunk that a query sees.
     fn visible(&self, query: usize) -> Range<usize> {
         let (_, token) = self.head_and_token(query);
-        let seen = self.call.visible(token);
+        let seen = self.call.visible(self.batch, token);
         let start = self.chunk * CHUNK;
         let inside = |position: usize| position.saturating_sub(start).min(CHUNK);
         inside(seen.start)..inside(seen.end)
+    }
+
+    /// The number of a key that somebody sees, from its place in this chunk.
+    fn key(&self, place: usize) -> usize {
+        (self.chunk * CHUNK + place).saturating_add_signed(self.call.origin(self.batch))
     }
 
     /// The keys or values of a range of this chunk.
@@ -48,7 +53,7 @@ impl Chunk<'_> {
         let size = self.call.float.nbytes();
         let first = self.batch * strides.batch
             + self.group * strides.head
-            + (self.chunk * CHUNK + range.start) * strides.token;
+            + self.key(range.start) * strides.token;
         Rows {
             float: self.call.float,
             bytes: &vectors.bytes[first * size..],
@@ -169,9 +174,9 @@ impl Chunk<'_> {
         if let Some(mask) = self.call.mask {
             let (_, token) = self.head_and_token(query);
             let first =
-                self.batch * mask.batch_stride + token * mask.token_stride + self.chunk * CHUNK;
-            for index in range {
-                scores[index] += f32_at(mask.bytes, first + index);
+                self.batch * mask.batch_stride + token * mask.token_stride + self.key(range.start);
+            for (index, place) in range.enumerate() {
+                scores[place] += f32_at(mask.bytes, first + index);
             }
         }
         exponentials(tier, &mut scores[padded])

@@ -29,6 +29,9 @@ pub const MOST_TOKENS: usize = 32;
 // Keys that one thread takes at a time.
 const CHUNK: usize = 512;
 
+// Tokens of a sequence whose keys are gone, at most.
+const MOST_GONE: isize = 1 << 40;
+
 // Queries that share their keys and are worked on together.
 const QUERIES: usize = 16;
 
@@ -65,8 +68,8 @@ pub struct Mask<'a> {
 
 /// One call: who looks at what.
 ///
-/// Token t of the new ones is at position `length - tokens + t`, and sees keys up to there. Heads
-/// share keys in groups: head h uses those of group `h / (heads / groups)`.
+/// Token t of the new ones has key `length - tokens + t`, and sees keys up to there. Heads share keys
+/// in groups: head h uses those of group `h / (heads / groups)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a> {
     /// Dtype of queries, keys, values and results.
@@ -93,6 +96,9 @@ pub struct Attention<'a> {
     pub v: Vectors<'a>,
     /// What products of queries and keys are multiplied by.
     pub scale: f32,
+    /// Of each sequence, which key is that of its first token: above zero where keys of padding come
+    /// before, which are not seen, below where the first are gone. Empty: zero for all.
+    pub origins: &'a [isize],
     /// How many keys a token sees at most: itself and those just before it.
     pub window: Option<usize>,
     /// Scores become `softcap * tanh(score / softcap)`.
@@ -122,7 +128,7 @@ pub fn attend(
     let shared = call.heads / call.groups;
     let queries = shared * call.tokens;
     let blocks = queries.div_ceil(QUERIES);
-    let chunks = call.visible(0).start / CHUNK..call.length.div_ceil(CHUNK);
+    let chunks = call.chunks();
     let block_parts = chunks.len() * QUERIES * call.part_len();
     // one after the other: sequence, group, block of queries, chunk of keys
     let mut parts = vec![0.0_f32; call.batch * call.groups * blocks * block_parts];
@@ -179,10 +185,25 @@ pub fn attend(
 }
 
 impl Attention<'_> {
-    /// The keys that a new token sees.
-    fn visible(&self, token: usize) -> Range<usize> {
-        let end = self.length - self.tokens + token + 1;
-        end.saturating_sub(self.window.unwrap_or(end))..end
+    fn origin(&self, batch: usize) -> isize {
+        self.origins.get(batch).copied().unwrap_or(0)
+    }
+
+    /// The positions, counted from the first token of the sequence, that a new token sees.
+    fn visible(&self, batch: usize, token: usize) -> Range<usize> {
+        let gone = -self.origin(batch);
+        let end = (self.length - self.tokens + token + 1).saturating_add_signed(gone);
+        let start = end.saturating_sub(self.window.unwrap_or(end));
+        start.max(usize::try_from(gone).unwrap_or(0)).min(end)..end
+    }
+
+    /// The chunks of positions that any token sees.
+    fn chunks(&self) -> Range<usize> {
+        let first = (0..self.batch).map(|batch| self.visible(batch, 0).start);
+        let last = (0..self.batch).map(|batch| self.visible(batch, self.tokens - 1).end);
+        let start = first.min().unwrap_or(0) / CHUNK;
+        // one at least: tokens that see nothing get zeros from it
+        start..last.max().unwrap_or(0).div_ceil(CHUNK).max(start + 1)
     }
 
     /// Items of what a chunk gives for a query: the greatest score, the sum of the exponentials
@@ -250,6 +271,13 @@ impl Attention<'_> {
         }
         if self.window == Some(0) {
             return fault("keys of the window", 1, 0);
+        }
+        if !self.origins.is_empty() && self.origins.len() < self.batch {
+            return fault("origins", self.batch, self.origins.len());
+        }
+        // positions are counted in chunks and must not overflow
+        if let Some(origin) = self.origins.iter().find(|&&origin| origin < -MOST_GONE) {
+            return fault("keys gone", MOST_GONE.unsigned_abs(), origin.unsigned_abs());
         }
         let size = self.float.nbytes();
         let all = [

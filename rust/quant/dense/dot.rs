@@ -86,8 +86,8 @@ pub(crate) fn activations(tier: Tier, w: Float, x: Float) -> Float {
 /// Add the products of rows with rows to `lanes`, (w.rows, x.rows).
 ///
 /// `x` has the dtype that [`activations`] names. Columns are all of a row, or a range from a
-/// multiple of [`STEP`] to a multiple of it or the end. Weights are fetched into the cache `ahead`
-/// bytes before they are used.
+/// multiple of [`STEP`] to a multiple of it or the end. Where `ahead` is not zero, weights are fetched
+/// into the cache so many bytes before they are used.
 ///
 /// # Panics
 /// If sizes do not fit together.

@@ -16,7 +16,7 @@ macro_rules! kernels {
     ) => {
         /// Add to `lanes`, (w.rows, x.rows), the products of the first `cols` columns.
         ///
-        /// `ahead` bytes ahead, weights are fetched into the cache.
+        /// `ahead` bytes ahead, weights are fetched into the cache; not where that is zero.
         ///
         /// # Safety
         /// `w` and `x` have these rows of at least `cols` columns, a multiple of 32; `w` of dtype
@@ -105,7 +105,7 @@ macro_rules! kernels {
                 }
             }
             for col in (0..cols).step_by(32) {
-                for r in 0..R {
+                for r in 0..if at.ahead > 0 { R } else { 0 } {
                     let from = at.w.wrapping_add(r * at.w_stride + col * const { nbytes(W) } + at.ahead);
                     for line in 0..const { nbytes(W) } / 2 {
                         _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(64 * line).cast());

@@ -76,7 +76,7 @@ impl Kernel for Numbers<'_> {
     fn write_plainly(&self, span: Span, out: &mut [u8]) {
         let Self { lut4, weight, .. } = self;
         let scales = Scales::new(weight);
-        let block = lut4.block.max(1);
+        let block = lut4.block;
         let start = span.row * weight.cols;
         let numbers = (start + span.cols.start..start + span.cols.end).map(|index| {
             let byte = weight.parts.q[index / 2];

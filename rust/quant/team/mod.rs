@@ -18,13 +18,27 @@ use crate::sync::fork;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+// Ranges that the pieces of a job are cut into, one for each thread up to so many.
+const RANGES: usize = 64;
+
 /// What threads take their pieces from.
+///
+/// Each thread begins with a range of its own, so that it reads and writes memory in one stretch,
+/// then helps with what is left of the others'.
 pub(super) struct Job<'a> {
-    next: AtomicUsize,
+    /// How many threads have begun.
+    begun: AtomicUsize,
+    /// The next piece of each range.
+    next: [Next; RANGES],
+    ranges: usize,
     pieces: usize,
     work: &'a (dyn Fn(usize) + Sync),
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
+
+// On a cache line of its own: each has one thread that changes it, mostly.
+#[repr(align(64))]
+struct Next(AtomicUsize);
 
 /// Call `work` once with each number below `pieces`, on all threads of the team, and wait.
 ///
@@ -37,13 +51,10 @@ pub fn run(pieces: usize, work: &(dyn Fn(usize) + Sync)) {
         (0..pieces).for_each(work);
         return;
     }
-    let job = Job {
-        next: AtomicUsize::new(0),
-        pieces,
-        work,
-        panic: Mutex::new(None),
-    };
-    match openmp() {
+    let openmp = openmp();
+    let threads = openmp.map_or_else(pool::cores, OpenMp::threads);
+    let job = Job::new(pieces, threads, work);
+    match openmp {
         Some(openmp) => openmp.run(&job),
         None => Pool::run_shared(&job),
     }
@@ -73,18 +84,27 @@ fn openmp() -> Option<OpenMp> {
         .flatten()
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    fn new(pieces: usize, threads: usize, work: &'a (dyn Fn(usize) + Sync)) -> Self {
+        let ranges = threads.clamp(1, RANGES);
+        Self {
+            begun: AtomicUsize::new(0),
+            next: std::array::from_fn(|index| Next(AtomicUsize::new(start(index, ranges, pieces)))),
+            ranges,
+            pieces,
+            work,
+            panic: Mutex::new(None),
+        }
+    }
+
     /// Do pieces until none is left.
     fn take_part(&self) {
         // A panic must cross neither into C nor into the pool.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                // Relaxed: only the count matters; the end of the region orders the results.
-                let piece = self.next.fetch_add(1, Ordering::Relaxed);
-                if piece >= self.pieces {
-                    break;
-                }
-                (self.work)(piece);
+            // Relaxed: only the count matters; the end of the region orders the results.
+            let own = self.begun.fetch_add(1, Ordering::Relaxed);
+            for range in own..own + self.ranges {
+                self.take(range % self.ranges);
             }
         }));
         if let Err(panic) = outcome
@@ -93,4 +113,23 @@ impl Job<'_> {
             kept.get_or_insert(panic);
         }
     }
+
+    /// Do pieces of a range until none is left.
+    fn take(&self, range: usize) {
+        let end = start(range + 1, self.ranges, self.pieces);
+        loop {
+            // Relaxed: as above.
+            let piece = self.next[range].0.fetch_add(1, Ordering::Relaxed);
+            if piece >= end {
+                break;
+            }
+            (self.work)(piece);
+        }
+    }
+}
+
+/// The first piece of a range.
+fn start(range: usize, ranges: usize, pieces: usize) -> usize {
+    let longer = range.min(pieces % ranges);
+    pieces / ranges * range + longer
 }

@@ -184,15 +184,6 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
 
-    fn job(pieces: usize, work: &(dyn Fn(usize) + Sync)) -> Job<'_> {
-        Job {
-            next: AtomicUsize::new(0),
-            pieces,
-            work,
-            panic: Mutex::new(None),
-        }
-    }
-
     #[test]
     fn every_piece_is_done_once_in_many_small_jobs() {
         let pool = Pool::new(3);
@@ -201,7 +192,7 @@ mod tests {
             let work = |piece: usize| {
                 counts[piece].fetch_add(1, Ordering::Relaxed);
             };
-            pool.run(&job(counts.len(), &work));
+            pool.run(&Job::new(counts.len(), 4, &work));
             assert!(counts.into_iter().all(|count| count.into_inner() == 1));
         }
     }
@@ -216,21 +207,21 @@ mod tests {
                 started.wait();
             };
             // hangs unless all three take a piece
-            pool.run(&job(3, &work));
+            pool.run(&Job::new(3, 3, &work));
         }
     }
 
     #[test]
     fn a_panic_is_kept_and_the_pool_lives_on() {
         let pool = Pool::new(2);
-        let failing = job(64, &|piece| assert_ne!(piece, 13));
+        let failing = Job::new(64, 3, &|piece| assert_ne!(piece, 13));
         pool.run(&failing);
         assert!(failing.panic.into_inner().unwrap().is_some());
         let count = AtomicUsize::new(0);
         let work = |_: usize| {
             count.fetch_add(1, Ordering::Relaxed);
         };
-        pool.run(&job(64, &work));
+        pool.run(&Job::new(64, 3, &work));
         assert_eq!(count.into_inner(), 64);
     }
 }

@@ -111,10 +111,11 @@ def test_an_unknown_architecture_is_described(
 def test_quantised_weights_are_described(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    config: dict[str, Any] = {"quantization_config": {"quant_method": "gptq"}}
+    config: dict[str, Any] = {"quantization_config": {"quant_method": "hqq"}}
     found = inspected(rewritten(tiny_checkpoint("llama"), tmp_path, **config))
     assert found["native"] is False
-    assert "gptq" in found["refusal"]
+    assert "hqq" in found["refusal"]
+    assert found["quantization"] == {"method": "hqq", "schemes": {}}
 
 
 def test_what_is_broken_is_an_error(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:

@@ -40,6 +40,30 @@ NAMES = {
 }
 
 
+class Sizes(NamedTuple):
+    """How large a model is, apart from its vocabulary."""
+
+    hidden: int = HIDDEN
+    inner: int = INNER
+    head_dim: int = HEAD_DIM
+
+
+SMALL = Sizes()
+WIDE = Sizes(256, 512, 64)
+"""Every matrix has rows of whole blocks of 256."""
+
+# Where the scale of a block of 256 is, and that of its minima: half floats.
+_SCALES = {
+    "Q2_K": (80, 82),
+    "Q3_K": (108, None),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208, None),
+    "IQ4_NL": (0, None),
+    "IQ4_XS": (0, None),
+}
+
+
 class Weights(NamedTuple):
     """The tensors of a model, by the checkpoint's names and by GGUF's."""
 
@@ -48,7 +72,11 @@ class Weights(NamedTuple):
 
 
 def random_weights(
-    architecture: str, *, tied: bool = False, biases: tuple[str, ...] = ()
+    architecture: str,
+    *,
+    tied: bool = False,
+    biases: tuple[str, ...] = (),
+    sizes: Sizes = SMALL,
 ) -> Weights:
     """Return random weights in float32; qwen2 has biases and qwen3 norms per head anyway."""
     generator = np.random.default_rng(0)
@@ -57,34 +85,40 @@ def random_weights(
 
     def add(ours: str, theirs: str, *shape: int) -> None:
         tensor = generator.standard_normal(shape, np.float32)
+        if len(shape) > 1 and "embed" not in ours:
+            sharp = any(part in ours for part in ("q_proj", "k_proj", "head"))
+            tensor *= np.float32((3 if sharp else 1) / shape[1] ** 0.5)
+        elif theirs.endswith("norm.weight"):
+            tensor = 1 + np.float32(0.3) * tensor
         original[ours] = tensor
         heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(theirs.split(".")[-2])
         file[theirs] = (
             tensor if heads is None or architecture != "llama" else permute(tensor, heads)
         )
 
-    queries, keys = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
-    rows = {"attn_q": queries, "attn_k": keys, "attn_v": keys, "ffn_gate": INNER, "ffn_up": INNER}
-    columns = {"attn_output": queries, "ffn_down": INNER}
+    hidden, inner, head_dim = sizes
+    queries, keys = HEADS * head_dim, KV_HEADS * head_dim
+    rows = {"attn_q": queries, "attn_k": keys, "attn_v": keys, "ffn_gate": inner, "ffn_up": inner}
+    columns = {"attn_output": queries, "ffn_down": inner}
     if architecture == "qwen2":
         biases = ("attn_q", "attn_k", "attn_v")
-    add("model.embed_tokens.weight", "token_embd.weight", VOCAB, HIDDEN)
+    add("model.embed_tokens.weight", "token_embd.weight", VOCAB, hidden)
     for n in range(LAYERS):
         for part, name in NAMES.items():
             ours, theirs = f"model.layers.{n}.{name}", f"blk.{n}.{part}"
             if part in ("attn_q_norm", "attn_k_norm"):
                 if architecture == "qwen3":
-                    add(f"{ours}.weight", f"{theirs}.weight", HEAD_DIM)
+                    add(f"{ours}.weight", f"{theirs}.weight", head_dim)
             elif part.endswith("_norm"):
-                add(f"{ours}.weight", f"{theirs}.weight", HIDDEN)
+                add(f"{ours}.weight", f"{theirs}.weight", hidden)
             else:
-                size = rows.get(part, HIDDEN), columns.get(part, HIDDEN)
+                size = rows.get(part, hidden), columns.get(part, hidden)
                 add(f"{ours}.weight", f"{theirs}.weight", *size)
             if part in biases:
-                add(f"{ours}.bias", f"{theirs}.bias", rows.get(part, HIDDEN))
-    add("model.norm.weight", "output_norm.weight", HIDDEN)
+                add(f"{ours}.bias", f"{theirs}.bias", rows.get(part, hidden))
+    add("model.norm.weight", "output_norm.weight", hidden)
     if not tied:
-        add("lm_head.weight", "output.weight", VOCAB, HIDDEN)
+        add("lm_head.weight", "output.weight", VOCAB, hidden)
     return Weights(original, file)
 
 
@@ -92,6 +126,41 @@ def permute(rows: Array, heads: int) -> Array:
     """Reorder the rows of each head as llama.cpp's converter does."""
     split = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def unpermute(rows: Array, heads: int) -> Array:
+    """Undo `permute`."""
+    split = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
+    return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def pack(tensor: Array, kind: gguf.GGMLQuantizationType) -> Array:
+    """Return blocks of ``tensor``; those of kinds that the package cannot encode are random.
+
+    Random ones have numbers as large as the tensor's, around zero.
+    """
+    try:
+        packed: Array = gguf.quantize(tensor, kind)
+    except NotImplementedError:
+        block, nbytes = gguf.GGML_QUANT_SIZES[kind]
+        rows, columns = tensor.shape
+        generator = np.random.default_rng(rows * columns)
+        packed = generator.integers(0, 256, (rows, columns // block, nbytes), np.uint8)
+        scale, minimum = _SCALES[kind.name]
+        halves = packed.view(np.float16)
+        halves[..., scale // 2] = 1
+        if minimum is not None:
+            halves[..., minimum // 2] = 0
+            mean = gguf.dequantize(packed.reshape(rows, -1), kind).mean()
+            halves[..., scale // 2], halves[..., minimum // 2] = 0, 1
+            mean /= gguf.dequantize(packed.reshape(rows, -1), kind).mean()
+            halves[..., scale // 2], halves[..., minimum // 2] = 1, -mean
+        factor = tensor.std() / gguf.dequantize(packed.reshape(rows, -1), kind).std()
+        halves[..., scale // 2] *= np.float16(factor)
+        if minimum is not None:
+            halves[..., minimum // 2] *= np.float16(factor)
+        packed = packed.reshape(rows, -1)
+    return packed
 
 
 def write_gguf(
@@ -102,6 +171,7 @@ def write_gguf(
     kind: gguf.GGMLQuantizationType = F32,
     metadata: Mapping[str, object] | None = None,
     tokenizer: str | None = None,
+    sizes: Sizes = SMALL,
 ) -> Path:
     """Write a file; matrices become ``kind`` if their rows are whole blocks of it.
 
@@ -112,18 +182,19 @@ def write_gguf(
         kind: How matrices are stored.
         metadata: Laid over the usual keys, which it also removes (None).
         tokenizer: The metadata's ``tokenizer.ggml.model``; no tokenizer without it.
+        sizes: Of the model.
     """
     writer = gguf.GGUFWriter(path, architecture)
     values: dict[str, object] = {
         f"{architecture}.block_count": LAYERS,
         f"{architecture}.context_length": 128,
-        f"{architecture}.embedding_length": HIDDEN,
-        f"{architecture}.feed_forward_length": INNER,
+        f"{architecture}.embedding_length": sizes.hidden,
+        f"{architecture}.feed_forward_length": sizes.inner,
         f"{architecture}.attention.head_count": HEADS,
         f"{architecture}.attention.head_count_kv": KV_HEADS,
         f"{architecture}.attention.layer_norm_rms_epsilon": 1e-6,
         f"{architecture}.rope.freq_base": 50000.0,
-        f"{architecture}.rope.dimension_count": HEAD_DIM,
+        f"{architecture}.rope.dimension_count": sizes.head_dim,
         f"{architecture}.vocab_size": VOCAB,
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
@@ -147,7 +218,7 @@ def write_gguf(
         elif tensor.ndim == 1 or tensor.dtype != np.float32 or tensor.shape[1] % block_size:
             writer.add_tensor(name, tensor)
         else:
-            writer.add_tensor(name, gguf.quantize(tensor, kind), raw_dtype=kind)
+            writer.add_tensor(name, pack(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,4 +1,4 @@
-"""`airllm-rs bench io` and `bench decode`, and traces from run to replay."""
+"""`airllm-rs bench io`, `bench decode` and `bench kernels`, and traces from run to replay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airllm_rs.benchmarks import decode
+from airllm_rs import _core
+from airllm_rs.benchmarks import decode, kernels
+from airllm_rs.benchmarks.kernel_formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +92,29 @@ def test_decoding_is_measured(
     assert "measured ÷ predicted" in shown.out
 
 
+def test_kernels_of_every_format_are_measured(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "STREAM_BYTES", 1 << 20)
+    small = ("--bytes=1KiB", "--cols=256", "--samples=2", "--rows=1,3")
+    found = json.loads(cli("bench", "kernels", *small, "--json").out)
+    assert set(found["machine"]) >= MACHINE
+    assert found["config"]["tier"] == _core.simd_tier()
+    points = found["points"]
+    assert [point["format"] for point in points[::4]] == list(FORMATS)
+    for point in points:
+        assert len(point["samples_gb_per_s"]) == len(point["samples_memcpy_gb_per_s"]) == 2
+        assert point["weights_per_s"] > 0
+        per_weight = point["bytes"] / point["weights"]
+        if point["operation"] == "dequantize":
+            assert per_weight == {"BF16": 2, "F32": 4}[point["dtype"]]
+        else:
+            assert 0.25 < per_weight <= 4
+    shown = cli("bench", "kernels", *small, "--formats=4bit,Q4_K", f"--tier={_core.simd_tier()}")
+    assert shown.code == 0
+    assert len(shown.out.splitlines()) == 1 + 2 * 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -108,6 +133,11 @@ def test_decoding_is_measured(
         ((*IO, "--replay={file}"), 1, "is no trace of airllm-rs"),
         ((*IO, "--replay={file}.none"), 1, "No such file"),
         ((*IO, "{file}", "--csv={file}.none/x.csv"), 1, "No such file"),
+        (("bench", "kernels", "--formats=5bit"), 2, "--formats is '5bit'"),
+        (("bench", "kernels", "--rows=33"), 2, "--rows is 33"),
+        (("bench", "kernels", "--cols=100"), 2, "--cols is 100"),
+        (("bench", "kernels", "--samples=0"), 2, "--samples is 0"),
+        (("bench", "kernels", "--tier=mmx"), 2, "--tier is 'mmx'"),
         (("bench", "decode", "{model}", "--tokens=1"), 2, "--tokens is 1"),
         (("bench", "decode", "{model}", "--rounds=0"), 2, "--rounds is 0"),
         (("bench", "decode", "{model}", "--trace={file}.none/t"), 1, "No such file"),

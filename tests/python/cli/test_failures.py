@@ -128,7 +128,6 @@ def test_a_token_is_shown_nowhere(
     [
         ("memory=3GiB is too little", "--memory 3GiB is too little"),
         ("load it with context=9, max_num_seqs=2", "load it with --context 9, --max-num-seqs 2"),
-        ("pass yes=True to convert", "pass --yes to convert"),
         ("a token (hf_token= or HF_TOKEN)", "a token (--hf-token or HF_TOKEN)"),
         ("choose another with cache_dir= or X", "choose another with --cache-dir or X"),
         ("config_overrides: 'x' is not read", "--config-overrides: 'x' is not read"),

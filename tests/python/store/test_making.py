@@ -262,7 +262,7 @@ def test_encoding_what_is_encoded_says_where_to_start(model: Path, tmp_path: Pat
 
     make(model, tmp_path / "store", scheme="8bit")
     with pytest.raises(StoreError, match=f"start from the original checkpoint, {model}"):
-        refuse_what_is_encoded(tmp_path / "store", "4bit")
+        refuse_what_is_encoded(open_checkpoint(tmp_path / "store"), "4bit")
 
 
 @pytest.mark.parametrize("place", ["itself", "other files", "twice"])

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from airllm_rs.families.family import EMBEDDING
-from airllm_rs.weights.rows import GatheredRows
+from airllm_rs.weights.rows import row_reader
 from loading import open_files
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def test_rows_are_the_tables(dtype: torch.dtype, tiny_checkpoint: Callable[..., 
     path = tiny_checkpoint("llama", dtype=dtype)
     files = open_files(path)
     table = load_file(path / "model.safetensors")[EMBEDDING]
-    rows = GatheredRows(files.files[0], files.tensor(EMBEDDING), compute_dtype=torch.float32)
+    rows = row_reader(files, EMBEDDING, compute_dtype=torch.float32)
     ids = torch.tensor([[159, 0, 7], [7, 7, 100]])
     assert torch.equal(rows(ids), table[ids].float())
     assert torch.equal(rows(ids.T), table[ids.T].float())
@@ -34,6 +34,6 @@ def test_ids_outside_of_the_table_are_refused(
     wrong: int, tiny_checkpoint: Callable[..., Path]
 ) -> None:
     files = open_files(tiny_checkpoint("llama"))
-    rows = GatheredRows(files.files[0], files.tensor(EMBEDDING), compute_dtype=torch.float32)
+    rows = row_reader(files, EMBEDDING, compute_dtype=torch.float32)
     with pytest.raises(IndexError, match="160"):
         rows(torch.tensor([[3, wrong]]))

@@ -78,6 +78,7 @@ struct Case {
     sinks: Option<Vec<u8>>,
     softcap: Option<f32>,
     window: Option<usize>,
+    origins: Vec<isize>,
 }
 
 impl Case {
@@ -111,6 +112,7 @@ impl Case {
             sinks: None,
             softcap: None,
             window: None,
+            origins: Vec::new(),
         }
     }
 
@@ -124,6 +126,17 @@ impl Case {
 
     /// Results of the tokens from `first` on, as if no others were new but `count` of them.
     fn some(&self, tier: Tier, batch: Option<usize>, first: usize, count: usize) -> Vec<u8> {
+        self.without(tier, batch, (first, count), 0)
+    }
+
+    /// The same, from keys without the first `gone`.
+    fn without(
+        &self,
+        tier: Tier,
+        batch: Option<usize>,
+        (first, count): (usize, usize),
+        gone: usize,
+    ) -> Vec<u8> {
         let Shape {
             heads,
             tokens,
@@ -147,13 +160,23 @@ impl Case {
             token: heads * value_dim,
         };
         let mut out = vec![0x55; batches * count * heads * value_dim * size];
+        let of_all = vec![0; self.shape.batch];
+        let origins = if self.origins.is_empty() {
+            &of_all
+        } else {
+            &self.origins
+        };
+        let origins: Vec<_> = origins[from..from + batches]
+            .iter()
+            .map(|origin| origin - isize::try_from(gone).unwrap())
+            .collect();
         let call = Attention {
             float: self.float,
             batch: batches,
             heads,
             groups: self.shape.groups,
             tokens: count,
-            length: length - tokens + first + count,
+            length: length - tokens + first + count - gone,
             dim,
             value_dim,
             q: Vectors {
@@ -161,19 +184,20 @@ impl Case {
                 strides: q,
             },
             k: Vectors {
-                bytes: &self.k[from * keys.batch * size..],
+                bytes: &self.k[(from * keys.batch + gone * dim) * size..],
                 strides: keys,
             },
             v: Vectors {
-                bytes: &self.v[from * values.batch * size..],
+                bytes: &self.v[(from * values.batch + gone * value_dim) * size..],
                 strides: values,
             },
             scale: 1.0 / (dim as f32).sqrt(),
+            origins: &origins,
             window: self.window,
             softcap: self.softcap,
             sinks: self.sinks.as_deref(),
             mask: self.mask.as_deref().map(|mask| Mask {
-                bytes: &mask[(from * tokens + first) * length * 4..],
+                bytes: &mask[((from * tokens + first) * length + gone) * 4..],
                 batch_stride: tokens * length,
                 token_stride: length,
             }),
@@ -212,7 +236,9 @@ impl Case {
                     let g = h / (heads / groups);
                     let q = &q[((b * heads + h) * tokens + t) * dim..][..dim];
                     let last = length - tokens + t;
+                    let origin = self.origins.get(b).map_or(0, |&origin| origin as usize);
                     let first = (last + 1).saturating_sub(self.window.unwrap_or(length));
+                    let first = first.max(origin);
                     let mut scores = Vec::new();
                     for s in first..=last {
                         let k = &k[b * keys.batch + g * keys.head + s * dim..][..dim];
@@ -326,6 +352,45 @@ fn a_token_does_not_see_those_beside_it() {
 }
 
 #[test]
+fn keys_before_those_seen_do_not_change_results() {
+    let mut numbers = Numbers::new(15);
+    for (tokens, length) in [(1, 700), (4, 1030), (20, 520)] {
+        let shape = Shape {
+            batch: 2,
+            tokens,
+            length,
+            capacity: 1200,
+            ..PLAIN
+        };
+        for float in FLOATS {
+            for mut case in cases(&mut numbers, shape, float) {
+                for tier in tiers() {
+                    // padding: the same as without it
+                    case.origins = vec![37, 0];
+                    let padded = case.all(tier);
+                    case.origins.clear();
+                    let row = tokens * shape.heads * shape.value_dim * float.nbytes();
+                    assert!(padded[row..] == case.some(tier, Some(1), 0, tokens));
+                    // origin 37 without the first 37 keys is origin 0
+                    case.origins = vec![37, 0];
+                    let alone = case.without(tier, Some(0), (0, tokens), 37);
+                    case.origins.clear();
+                    assert!(padded[..row] == alone, "{tier:?} {float:?} {shape:?}");
+                    // a window: the same once keys before it are gone
+                    if case.window.is_some() {
+                        let all = case.all(tier);
+                        for gone in [1, 17, length - tokens - 95] {
+                            let found = case.without(tier, None, (0, tokens), gone);
+                            assert!(found == all, "{tier:?} {float:?} {shape:?} {gone}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn what_sees_nothing_is_zero() {
     let mut case = Case::new(&mut Numbers::new(13), PLAIN, Float::F32);
     case.mask = Some(f32::NEG_INFINITY.to_le_bytes().repeat(PLAIN.length));
@@ -379,6 +444,7 @@ fn sizes_that_do_not_fit_are_refused() {
         k: vectors(&case.k, strides),
         v: vectors(&case.v, strides),
         scale: 1.0,
+        origins: &[],
         window: None,
         softcap: None,
         sinks: None,

@@ -1,5 +1,5 @@
-"""GGUF files, dequantised once to a bf16 checkpoint in Hugging Face's form."""
+"""GGUF files, read where they lie: blocks stay as they are, names become the checkpoint's."""
 
-from airllm_rs.checkpoint.gguf.conversion import import_gguf
+from airllm_rs.checkpoint.gguf.opening import open_gguf
 
-__all__ = ["import_gguf"]
+__all__ = ["open_gguf"]

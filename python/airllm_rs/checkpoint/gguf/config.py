@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from airllm_rs.checkpoint.gguf.source import Source
-
-_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 # Keys that would change what is computed, each with the value at which it does not.
 _NEUTRAL: dict[str, float] = {
@@ -103,7 +100,6 @@ def describe(source: Source, rope_factors: npt.NDArray[np.float32] | None) -> De
     path = source.path
     name = source.metadata.get("general.architecture")
     architecture = ARCHITECTURES.get(name) if isinstance(name, str) else None
-    _require_whole(source)
     if architecture is None:
         known = ", ".join(ARCHITECTURES)
         raise UnsupportedModelError(
@@ -160,16 +156,6 @@ def describe(source: Source, rope_factors: npt.NDArray[np.float32] | None) -> De
     }
     generation = {key: value for key, value in special.items() if value is not None}
     return Description(config, generation, shape, tensors)
-
-
-def _require_whole(source: Source) -> None:
-    parts = Metadata(source.path, source.metadata, "split.").count("count") or 1
-    if parts == 1 and (match := _PART.search(source.path.name)):
-        parts = int(match[1])
-    if parts > 1:
-        raise UnsupportedModelError(
-            f"{source.path} is one of {parts} parts: join them first, with llama-gguf-split --merge"
-        )
 
 
 def _shape(source: Source, metadata: Metadata) -> Shape:

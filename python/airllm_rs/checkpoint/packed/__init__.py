@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airllm_rs.checkpoint.packed import store
+from airllm_rs.checkpoint.packed import (
+    airllm,
+    bitsandbytes,
+    compressed_tensors,
+    fp8,
+    gpt_oss,
+    gptq,
+    store,
+)
+from airllm_rs.checkpoint.packed.methods import check_quantization, method_of
 from airllm_rs.checkpoint.packed.tensors import Tensors
 
 if TYPE_CHECKING:
@@ -13,7 +22,9 @@ if TYPE_CHECKING:
     from airllm_rs import _core
     from airllm_rs.checkpoint.stored import StoredWeight
 
-_FORMATS = (store,)
+__all__ = ["check_quantization", "method_of", "packed_weights"]
+
+_FORMATS = (store, airllm, bitsandbytes, gptq, compressed_tensors, fp8, gpt_oss)
 
 
 def packed_weights(core: _core.Checkpoint, config: Mapping[str, object]) -> dict[str, StoredWeight]:

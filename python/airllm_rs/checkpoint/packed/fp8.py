@@ -1,0 +1,102 @@
+"""Eight-bit floats with scales per block, row or tensor: ``weight`` and ``weight_scale_inv``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airllm_rs.checkpoint.packed.methods import quantization_of
+from airllm_rs.checkpoint.packed.tensors import common_step, require_dtype
+from airllm_rs.checkpoint.stored import Layout, StoredPart, StoredWeight
+from airllm_rs.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airllm_rs.checkpoint.packed.tensors import Tensors
+    from airllm_rs.checkpoint.stored import TensorInfo
+
+FLOATS = {"F8_E4M3": False, "F8_E5M2": True}
+_SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
+# Of activations and of the KV cache: what is computed here is not quantised.
+NOT_READ = (
+    "input_scale", "input_scale_ub", "activation_scale", "input_global_scale", "qscale_act",
+    "input_zero_point", "k_scale", "v_scale",
+)  # fmt: skip
+_KINDS = {
+    "F32": "f32", "F16": "f16", "BF16": "bf16", "F8_E8M0": "e8m0", "U8": "e8m0",
+}  # fmt: skip
+# As they are met in checkpoints whose configuration does not name them.
+_BLOCKS = ((128, 128), (1, 128), (1, 32))
+
+
+def find(tensors: Tensors, config: Mapping[str, object]) -> dict[str, StoredWeight]:
+    """Return the weights that are packed so."""
+    named = quantization_of(config).get("weight_block_size")
+    blocks: tuple[tuple[int, int], ...] = _BLOCKS
+    if isinstance(named, list) and len(named) == 2 and all(type(n) is int and n > 0 for n in named):
+        blocks = ((named[0], named[1]), *_BLOCKS)
+    found = {}
+    for name in tensors.names:
+        if name.endswith(".weight"):
+            info = tensors.info(name)
+            if info.dtype in FLOATS and len(info.shape) == 2 and all(info.shape):
+                found[name] = _weight(tensors, name, info, blocks)
+    return found
+
+
+def _weight(
+    tensors: Tensors, name: str, q: TensorInfo, blocks: tuple[tuple[int, int], ...]
+) -> StoredWeight:
+    module = name.removesuffix(".weight")
+    scale_name = next(iter(tensors.found(*(f"{module}.{scale}" for scale in _SCALES))), None)
+    if scale_name is None:
+        raise CheckpointError(
+            f"{name} is of {q.dtype} and lacks its scales: there is no {module}.weight_scale_inv "
+            f"and no {module}.weight_scale"
+        )
+    scale = tensors.info(scale_name)
+    require_dtype(scale_name, scale.dtype, *_KINDS)
+    block = _block(scale_name, scale.shape, (q.shape[0], q.shape[1]), blocks)
+    rows, cols = q.shape
+    if block == (rows, cols):
+        step, label = 0, "fp8"
+    elif block == (1, cols):
+        step, label = 1, "fp8-channel"
+        scale = scale._replace(shape=(rows, 1))
+    else:
+        step, label = block[0], f"fp8-{block[0]}x{block[1]}"
+    parts = (StoredPart("q", name, q), StoredPart("scale", scale_name, scale, step))
+    options = {
+        "is_e5m2": FLOATS[q.dtype],
+        "block_rows": block[0],
+        "block_cols": block[1],
+        "scale": _KINDS[scale.dtype],
+    }
+    return StoredWeight(
+        name,
+        q.shape,
+        parts,
+        Layout("fp8", options, label),
+        # one scale of all is the same for every cut
+        row_step=common_step(parts) or 1,
+        aside=tensors.found(*(f"{module}.{other}" for other in NOT_READ)),
+    )
+
+
+def _block(
+    name: str, grid: tuple[int, ...], shape: tuple[int, int], blocks: tuple[tuple[int, int], ...]
+) -> tuple[int, int]:
+    """Return the rows and columns that share a scale, as the number of scales tells."""
+    rows, cols = shape
+    for high, wide in blocks:
+        if grid == (-(-rows // high), -(-cols // wide)) and grid != (1, 1):
+            return high, wide
+    if grid in ((), (1,), (1, 1)):
+        return rows, cols
+    if grid in ((rows,), (rows, 1)):
+        return 1, cols
+    named = " or ".join(f"{high}x{wide}" for high, wide in dict.fromkeys(blocks))
+    raise CheckpointError(
+        f"{name} has shape {list(grid)}, which does not fit a weight of {list(shape)}: expected "
+        f"one scale, one per row, or blocks of {named}"
+    )
