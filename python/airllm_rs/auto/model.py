@@ -200,8 +200,9 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
 
     def _settle_baseline(self) -> None:
         """Compare what the process takes without weights with what the plan assumed."""
-        memory = self._peak.sample()
+        # first: it grows meanwhile, and a baseline that is too small would break the budget
         arena = self.executor.weights.readahead.stats()["arena_resident_bytes"]
+        memory = self._peak.sample()
         taken = memory.total_bytes - arena
         if memory.total_bytes and self.opened.is_fresh:
             record_baseline(taken)

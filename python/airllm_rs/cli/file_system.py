@@ -56,7 +56,7 @@ def file_system(path: Path, root: Path) -> FileSystem:
         # of a container it is outside of what can be seen
         upper = next((name for name in options if name.startswith("upperdir=/")), "upperdir=/")
         inside = _unescaped(upper.removeprefix("upperdir=/"))
-        if inside and (root / inside).exists():
+        if inside and _is_seen(root / inside):
             below = _mount_of(Path("/", inside), mounts) or mount
     return FileSystem(
         mount.kind,
@@ -104,6 +104,13 @@ def _device(mount: _Mount, root: Path) -> BlockDevice | None:
         name = (root / source.relative_to("/")).resolve().name
         link = root / "sys/class/block" / name
     return block_device(link.resolve()) if link.exists() else None
+
+
+def _is_seen(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False  # in a directory that is somebody else's
 
 
 def _unescaped(written: str) -> str:

@@ -112,7 +112,7 @@ def _probed(place: Path) -> Iterator[Path]:
         yield place
         return
     if place.is_dir():
-        weights = next(iter(sorted(place.glob("*.safetensors"))), None)
+        weights = next(filter(Path.is_file, sorted(place.glob("*.safetensors"))), None)
         if weights is not None:
             yield weights
             return

@@ -45,7 +45,7 @@ def recall(path: str | os.PathLike[str]) -> DeviceSettings | None:
         found = DeviceSettings(
             int(entry["request_bytes"]), int(entry["queue_depth"]), max(rates, default=0.0)
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     is_sane = _LEAST <= found.request_bytes <= _MOST and 1 <= found.queue_depth <= 4096
     return found if is_sane and found.gbps > 0 else None
@@ -90,6 +90,6 @@ def _file() -> Path:
 def _read() -> dict[str, object]:
     try:
         known = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}

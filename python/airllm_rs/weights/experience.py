@@ -45,7 +45,7 @@ def recall_rate(plan: MemoryPlan, files: Sequence[str]) -> float | None:
     known = _read()
     own = dict(_rates(known.get(_model(files), {})))
     for name, (_, best) in sorted(own.items(), key=lambda item: item[0] != kind):
-        if name.split()[0] == kind.split()[0]:
+        if name.partition(" ")[0] == kind.partition(" ")[0]:
             return best
     machine = _machine()
     others = [
@@ -161,7 +161,7 @@ def _file() -> Path:
 def _read() -> dict[str, _Entry]:
     try:
         known = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(known, dict):
         return {}

@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 from typing import TYPE_CHECKING
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 
 import airllm_rs
 from airllm_rs import AutoModel
+from airllm_rs.auto import model as auto_model
 from airllm_rs.auto import opening
 from airllm_rs.benchmarks.byte_tokenizer import write_byte_tokenizer
 from airllm_rs.errors import AirLLMError, BudgetError, UnsupportedModelError
@@ -201,6 +203,18 @@ def test_a_run_leaves_what_the_next_plan_needs(
     for options, most in (({}, limit.nbytes), (unreal[0], PlanLimits().ring_bytes)):
         with load(path, weights_memory=smallest(path), **options) as model:
             assert model.plan.inputs.request.limits.ring_bytes == most
+
+
+def test_a_baseline_is_never_too_small_while_residents_arrive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    baseline, arena, recorded = 700, iter((100, 150)), list[int]()
+    model = MagicMock()
+    model.executor.weights.readahead.stats = lambda: {"arena_resident_bytes": next(arena)}
+    model._peak.sample = lambda: ProcessMemory(baseline + next(arena))
+    monkeypatch.setattr(auto_model, "record_baseline", recorded.append)
+    auto_model.Model._settle_baseline(model)
+    assert recorded[0] >= baseline
 
 
 def test_a_smaller_ring_is_logged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,12 @@ def test_a_path_that_is_not_there_is_an_error(cli: Callable[..., Outcome], tmp_p
     done = cli("doctor", tmp_path / "none")
     assert (done.code, done.out) == (1, "")
     assert done.err == f"error: {tmp_path / 'none'}: No such file or directory\n"
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    (tmp_path / "other.safetensors").mkdir()
+    assert by_name(tmp_path, Path("/"))["engines"].facts
 
 
 @pytest.mark.parametrize("chosen", ["always", "madvise", "never"])

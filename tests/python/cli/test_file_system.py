@@ -193,6 +193,11 @@ def test_the_disk_of_an_overlay_is_that_of_its_upper_directory(machine: Machine)
     assert "rotating" in said(found)
 
 
+def test_an_upper_directory_that_cannot_be_looked_at_is_outside(machine: Machine) -> None:
+    hidden = f"rw,upperdir=/{'upper' * 60}"  # too long a name, which no user may look at
+    assert machine.mounted("overlay", "overlay", "0:60", hidden).device is None
+
+
 def test_without_proc_nothing_is_claimed(tmp_path: Path) -> None:
     found = file_system(tmp_path, tmp_path)
     assert (found.kind, found.device, hints(found)) == ("unknown", None, [])

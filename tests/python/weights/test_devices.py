@@ -51,6 +51,14 @@ def test_what_is_no_rate_is_nothing(tmp_path: Path, known: Path, gbps: object) -
 
 
 def test_a_file_that_is_broken_is_nothing(tmp_path: Path, known: Path) -> None:
-    for text in ("", "{", "[]", '{"a": 1}'):
+    for text in ("", "{", "[]", "[" * 100_000, '{"a": 1}'):
         known.write_text(text)
+        assert recall(tmp_path) is None
+
+
+@pytest.mark.parametrize("count", [float("inf"), float("nan"), -1, "many", None, [], 1 << 70])
+def test_what_is_no_setting_is_nothing(tmp_path: Path, known: Path, count: object) -> None:
+    sane = {"request_bytes": 4 << 20, "queue_depth": 16, "gbps": [1.0]}
+    for name in ("request_bytes", "queue_depth"):
+        known.write_text(json.dumps({identity(tmp_path): {**sane, name: count}}))
         assert recall(tmp_path) is None

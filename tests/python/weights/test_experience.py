@@ -170,6 +170,7 @@ def test_a_short_run_says_nothing(files: list[str], known: Path) -> None:
         {"ring_bytes": 1, "too_small": "no"},
         {"used": 3},
         {"used": {"BF16 streamed": 3}},
+        {"used": {"": {"nbytes": 9, "gbps": [1.0]}}},
         {"used": {"BF16 streamed": {"nbytes": 0, "gbps": [1.0]}}},
         {"used": {"BF16 streamed": {"nbytes": 9, "gbps": ["1", None, -1.0, float("nan")]}}},
     ],
@@ -183,8 +184,9 @@ def test_what_makes_no_sense_is_nothing(files: list[str], known: Path, entry: ob
     assert recall_rate(first, files) is None
     keep_experience(first, files, COMPUTING)
     assert recall_ring(files) == RingLimit(MOST // 2)
-    known.write_text("{")
-    assert recall_ring(files) == RingLimit(MOST)
+    for text in ("{", "[" * 100_000):
+        known.write_text(text)
+        assert recall_ring(files) == RingLimit(MOST)
 
 
 def test_not_every_model_is_remembered_for_ever(tmp_path: Path, known: Path) -> None:
