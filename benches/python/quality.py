@@ -134,7 +134,8 @@ def nf4_of_airllm(tensor: Array) -> Array:
     absmax = np.abs(blocks).max(axis=1, keepdims=True)
     unit = blocks / np.where(absmax == 0, np.float32(1), absmax)
     codes = np.searchsorted((NF4[1:] + NF4[:-1]) / 2, unit)
-    return (NF4[codes] * absmax).reshape(-1)[: flat.size].reshape(tensor.shape)
+    decoded: Array = (NF4[codes] * absmax).reshape(-1)[: flat.size].reshape(tensor.shape)
+    return decoded
 
 
 def relative_error(found: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
@@ -197,7 +198,7 @@ def perplexity(model: LanguageModel, ids: torch.Tensor) -> float:
     """Return the perplexity over the windows ``ids``, the first token of each left out."""
     total = 0.0
     with torch.inference_mode():
-        for window in ids.split(1):
+        for window in ids.split(1):  # type: ignore[no-untyped-call]
             logits: torch.Tensor = model(window).logits  # type: ignore[attr-defined]
             loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), window[0, 1:])
             total += float(loss)

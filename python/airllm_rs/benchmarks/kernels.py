@@ -188,3 +188,12 @@ def _dequantizations(name: str, made: Made, options: KernelOptions) -> list[Job]
 
 def _dequantization(made: Made, out: np.ndarray, dtype: str, rows: int) -> Callable[[], object]:
     return lambda: _core.dequantize_into(made.weight, out, dtype, 0, rows)
+
+
+def simd_tier() -> str:
+    """Return which kernels run in this process.
+
+    Raises:
+        ValueError: if AIRLLM_RS_SIMD names a tier that this processor lacks.
+    """
+    return _core.simd_tier()

@@ -48,9 +48,8 @@ def bench_kernels(
 ) -> None:
     """Measure each kernel on weights that no cache holds, beside a sum and a copy of bytes."""
     # what measures need not be imported to tell of other commands
-    from airllm_rs import _core
     from airllm_rs.benchmarks.kernel_formats import FORMATS
-    from airllm_rs.benchmarks.kernels import KernelOptions, measure
+    from airllm_rs.benchmarks.kernels import KernelOptions, measure, simd_tier
     from airllm_rs.cli.bench_io import numbers, split
     from airllm_rs.cli.machine import machine
 
@@ -67,7 +66,7 @@ def bench_kernels(
     if tier is not None:
         # the extension looks once, when it is asked for the first time
         os.environ[TIER_VARIABLE] = tier
-    found_tier = _core.simd_tier()
+    found_tier = simd_tier()
     if tier not in (None, found_tier):
         raise ValueError(f"--tier is {tier!r}: this process has begun with {found_tier}")
     groups = measure(options, choose_progress(progress))

@@ -57,13 +57,15 @@ def test_a_token_has_the_same_bits_in_any_company(
     with load(tmp_path, mode, requested=dtype) as model, torch.inference_mode():
         executor = model.executor
         one_by_one = logits_of(executor, ids, (1,) * TOKENS, (0,))
-        for steps in ((4,) * 5, (TOKENS,), (7, 1, 1, 11)):
+        ways: tuple[tuple[int, ...], ...] = ((4,) * 5, (TOKENS,), (7, 1, 1, 11))
+        for steps in ways:
             assert torch.equal(logits_of(executor, ids, steps, (0,)), one_by_one)
         longest = TOKENS + max(PADDING)
         rows = [prompt(longest, seed=7 + seed) for seed in range(len(PADDING))]
         for row, padding in zip(rows, PADDING, strict=True):
             row[:, padding : padding + TOKENS] = ids
-        for steps in ((1,) * longest, (5, 4, 10, 1, 1, 4)):
+        ways = ((1,) * longest, (5, 4, 10, 1, 1, 4))
+        for steps in ways:
             together = logits_of(executor, torch.cat(rows), steps, PADDING)
             for sequence, padding in enumerate(PADDING):
                 found = together[sequence, padding : padding + TOKENS]

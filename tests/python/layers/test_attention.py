@@ -111,8 +111,8 @@ def test_scores_are_added_to(dtype: torch.dtype) -> None:
     want = written_out_in_float64(query, key, value, added.double())
     found = torch.empty(2, 1, 64, dtype=dtype)
     code = KERNEL_CODES[dtype]
-    parts = [buffer(part) for part in (query, key, value, found)]
-    _core.attend(*parts, code, scale=0.25, mask=buffer(added))
+    q, k, v, out = (buffer(part) for part in (query, key, value, found))
+    _core.attend(q, k, v, out, code, scale=0.25, mask=buffer(added))
     allowed = TOLERANCES[dtype]
     torch.testing.assert_close(found.double(), want, atol=allowed, rtol=allowed)
 

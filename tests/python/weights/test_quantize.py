@@ -27,7 +27,17 @@ def encoded(
     }
     if not is_nf4:
         parts["row"] = np.zeros(rows, np.float32)
-    is_finite = _core.quantize(values, dtype, rows, cols, scheme, *parts.values(), effort=effort)
+    is_finite = _core.quantize(
+        values,
+        dtype,
+        rows,
+        cols,
+        scheme,
+        parts["q"],
+        parts["scale"],
+        parts.get("row"),
+        effort=effort,
+    )
     return parts, is_finite
 
 
@@ -35,7 +45,7 @@ def decoded(parts: dict[str, np.ndarray], scheme: str, cols: int = COLS) -> np.n
     rows = parts["q"].shape[0]
     held = {role: (part.view(np.uint8), 0) for role, part in parts.items()}
     layout = _core.Layout(json.dumps(layout_of(scheme)))
-    weight = _core.Weight(layout, rows, cols, **held)  # type: ignore[arg-type]
+    weight = _core.Weight(layout, rows, cols, **held)
     out = np.zeros((rows, cols), np.float32)
     _core.dequantize_into(weight, out, "F32")
     return out
@@ -89,7 +99,7 @@ def test_what_does_not_fit_is_refused(values: np.ndarray) -> None:
         {"effort": "best"},
     ):
         with pytest.raises(ValueError, match=r".+"):
-            call(**wrong)  # type: ignore[arg-type]
+            call(**wrong)
 
 
 def test_nf4_is_what_bitsandbytes_makes(values: np.ndarray) -> None:
