@@ -55,6 +55,10 @@ pub(crate) fn is_cached(file: &File, offset: u64) -> Option<bool> {
 
 /// Open a file so that looking at its pages and reading some of them fetches no others.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
+    // opening a pipe would wait for somebody who writes to it
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
     let file = File::open(path)?;
     #[cfg(target_os = "linux")]
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);

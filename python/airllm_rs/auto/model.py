@@ -120,6 +120,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         self, inputs: torch.Tensor | None = None, **keywords: object
     ) -> GenerateDecoderOnlyOutput | torch.Tensor:
         """Generate as transformers does; see `CausalLM.generate`."""
+        self._pace.note_sweep(0)  # what went before is another request, with a pause between
         generated = super().generate(inputs, **keywords)
         if self.opened.options.profiling_mode:
             log.info("%s", json.dumps(self.stats))

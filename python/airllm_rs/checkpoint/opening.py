@@ -133,7 +133,8 @@ def local(path_or_id: str | PathLike[str]) -> Path | None:
     text = fspath(path_or_id)
     path = Path(text).expanduser()
     if path.exists():
-        if path.is_file() and path.suffix not in (".safetensors", ".gguf"):
+        is_weights = path.is_file() and path.suffix in (".safetensors", ".gguf")
+        if not path.is_dir() and not is_weights:
             raise CheckpointError(f"{path} is neither a directory nor a .safetensors or .gguf file")
         return path
     is_path = isinstance(path_or_id, PathLike) or text.startswith((".", "/", "~"))

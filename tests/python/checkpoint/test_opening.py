@@ -125,6 +125,13 @@ def test_a_directory_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "notes.txt")
 
 
+@pytest.mark.parametrize("name", ["pipe.gguf", "pipe.safetensors"])
+def test_a_pipe_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match="neither a directory nor"):
+        open_checkpoint(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
