@@ -1,4 +1,4 @@
-"""What encoding costs stays within bounds: of weights that are Gaussian, of real ones, of a model."""
+"""What encoding costs has bounds: of Gaussian weights, of real ones, of a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 import quality
 
 if TYPE_CHECKING:
