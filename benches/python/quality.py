@@ -134,7 +134,8 @@ def nf4_of_airllm(tensor: Array) -> Array:
     absmax = np.abs(blocks).max(axis=1, keepdims=True)
     unit = blocks / np.where(absmax == 0, np.float32(1), absmax)
     codes = np.searchsorted((NF4[1:] + NF4[:-1]) / 2, unit)
-    return (NF4[codes] * absmax).reshape(-1)[: flat.size].reshape(tensor.shape)
+    decoded: Array = (NF4[codes] * absmax).reshape(-1)[: flat.size].reshape(tensor.shape)
+    return decoded
 
 
 def relative_error(found: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
