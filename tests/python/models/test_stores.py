@@ -96,10 +96,8 @@ def test_transformers_and_bitsandbytes_read_an_nf4_store_as_we_do(
     store, _ = made("nf4", False)
     theirs = oracle(store)
     assert theirs.get_parameter("model.layers.0.mlp.up_proj.weight").dtype == torch.uint8
-    for module in theirs.modules():
-        if type(module).__name__ == "Linear4bit":
-            # bfloat16 as the store's config.json asks for is coarser than what is compared
-            module.compute_dtype, module.compute_type_is_set = torch.float32, True  # type: ignore[assignment]
     ids = prompt(20)
     with torch.no_grad(), load(store, "streamed") as model:
-        torch.testing.assert_close(model(ids).logits, theirs(ids).logits, atol=1e-3, rtol=0)
+        want, got = theirs(ids).logits.float(), model(ids).logits
+    # they compute in bf16, as the store's config.json asks for
+    assert (got - want).square().sum() < 5e-3 * want.square().sum()
