@@ -198,7 +198,7 @@ def perplexity(model: LanguageModel, ids: torch.Tensor) -> float:
     """Return the perplexity over the windows ``ids``, the first token of each left out."""
     total = 0.0
     with torch.inference_mode():
-        for window in ids.split(1):  # type: ignore[no-untyped-call]
+        for window in ids[:, None]:
             logits: torch.Tensor = model(window).logits  # type: ignore[attr-defined]
             loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), window[0, 1:])
             total += float(loss)

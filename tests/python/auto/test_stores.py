@@ -1,4 +1,4 @@
-"""From a path to logits with ``compression=``: made once, found, verified, on several disks."""
+"""``compression=`` from a path to logits: made once, found again, verified, on two disks."""
 
 from __future__ import annotations
 

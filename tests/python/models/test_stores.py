@@ -86,3 +86,18 @@ def test_bf16_arithmetic_is_close(
         got = model(ids).logits.float()
         assert model.dtype in (torch.bfloat16, torch.float32)
         assert (got - want).square().sum() < 1e-3 * want.square().sum()
+
+
+def test_transformers_and_bitsandbytes_read_an_nf4_store_as_we_do(
+    made: Callable[[str | None, bool], Made],
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("accelerate")
+    store, _ = made("nf4", False)
+    theirs = oracle(store)
+    assert theirs.get_parameter("model.layers.0.mlp.up_proj.weight").dtype == torch.uint8
+    ids = prompt(20)
+    with torch.no_grad(), load(store, "streamed") as model:
+        want, got = theirs(ids).logits.float(), model(ids).logits
+    # they compute in bf16, as the store's config.json asks for
+    assert (got - want).square().sum() < 5e-3 * want.square().sum()

@@ -1,4 +1,4 @@
-"""What encoding costs stays within bounds: of Gaussian weights, of real ones, of a model."""
+"""What encoding costs has bounds: of Gaussian weights, of real ones, of a model."""
 
 from __future__ import annotations
 
