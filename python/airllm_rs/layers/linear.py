@@ -139,7 +139,10 @@ def multiply_together(x: Tensor, linears: Sequence[nn.Module]) -> list[Tensor]:
         if matrix.kept() is None:
             for index in range(len(matrix.blocks)):
                 matrix.done(index)
-    return outs
+    return [
+        halves_apart(out, matrix.interleaved) if matrix.interleaved else out
+        for out, (_, matrix) in zip(outs, pairs, strict=True)
+    ]
 
 
 def _together(linears: Sequence[nn.Module]) -> list[tuple[Linear, Matrix]] | None:
