@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use crate::quant::float::Float;
 use crate::quant::product::Prepared;
 
 /// Sixteen f32 in a cache line.
@@ -91,78 +92,88 @@ impl Arranged {
     /// The activations, each row from a new line on.
     pub(crate) fn numbers(&self, x: &Prepared<'_>, order: Order) -> &[Numbers] {
         self.numbers[order.cell()].get_or_init(|| {
-            let item = |number| number;
-            lines(x, order, item, Numbers)
+            let numbers = x.numbers().as_chunks().0;
+            lines(numbers, x.given.cols, order, f32::from_le_bytes, Numbers)
         })
     }
 
     /// The same as bfloat16, which they must be.
     pub(crate) fn halves(&self, x: &Prepared<'_>, order: Order) -> &[Halves] {
+        assert_eq!(x.given.float, Float::Bf16, "activations for these kernels");
         self.halves[order.cell()].get_or_init(|| {
-            let item = |number: f32| (number.to_bits() >> 16) as u16;
-            lines(x, order, item, Halves)
+            let halves = x.given.bytes.as_chunks().0;
+            lines(halves, x.given.cols, order, u16::from_le_bytes, Halves)
         })
     }
 }
 
-/// All rows in an order, `N` items to a line.
-fn lines<T, L, const N: usize>(
-    x: &Prepared<'_>,
+/// All rows in an order, `N` items of `SIZE` bytes to a line.
+fn lines<T: Copy, L, const SIZE: usize, const N: usize>(
+    numbers: &[[u8; SIZE]],
+    cols: usize,
     order: Order,
-    item: impl Fn(f32) -> T,
+    item: impl Fn([u8; SIZE]) -> T,
     line: impl Fn([T; N]) -> L,
 ) -> Vec<L> {
-    let (cols, group) = (x.given.cols, order.group());
-    let numbers = x.numbers().as_chunks::<4>().0;
-    let numbers: Vec<f32> = numbers
-        .iter()
-        .map(|&item| f32::from_le_bytes(item))
-        .collect();
+    let group = order.group();
     let rows = numbers.chunks_exact(cols.max(1));
     let mut lines = Vec::with_capacity(rows.len() * cols.div_ceil(group) * group / N);
     for row in rows {
         let (whole, tail) = row.split_at(cols / group * group);
-        let mut padded = [0.0; 128];
+        let mut padded = [[0; SIZE]; 128];
         padded[..tail.len()].copy_from_slice(tail);
         let padded = if tail.is_empty() {
             &[]
         } else {
             &padded[..group]
         };
-        for part in whole.chunks_exact(group).chain(padded.chunks_exact(group)) {
+        for part in [whole, padded] {
             match order {
                 Order::Plain => {
-                    for part in part.as_chunks::<N>().0 {
-                        lines.push(line(part.map(&item)));
-                    }
+                    lines
+                        .extend((part.as_chunks::<N>().0.iter()).map(|part| line(part.map(&item))));
                 }
                 Order::Nibbles {
                     lanes: 8,
                     low_first,
                     ..
                 } => {
-                    let part = part.as_chunks::<8>().0;
-                    for pair in [0, 2, 4, 6] {
-                        // two registers to a line
-                        let nibbles =
-                            [pair, pair + 1].map(|nibble| nibble ^ usize::from(!low_first));
-                        let number = |place: usize| part[place % 8][nibbles[place / 8 % 2]];
-                        lines.push(line(std::array::from_fn(|place| item(number(place)))));
+                    // two registers to a line
+                    for part in part.as_chunks::<8>().0.as_chunks::<8>().0 {
+                        for pair in [0, 2, 4, 6] {
+                            let nibbles =
+                                [pair, pair + 1].map(|nibble| nibble ^ usize::from(!low_first));
+                            let number = |place: usize| part[place % 8][nibbles[place / 8 % 2]];
+                            lines.push(line(std::array::from_fn(|place| item(number(place)))));
+                        }
                     }
                 }
+                Order::Nibbles {
+                    nibbles: 8,
+                    low_first,
+                    ..
+                } => by_nibble::<8, SIZE, N, T, L>(part, low_first, &item, &line, &mut lines),
                 Order::Nibbles { low_first, .. } => {
-                    // a line for each nibble, of all lanes
-                    let nibbles = group / N;
-                    for nibble in 0..nibbles {
-                        let first = nibble ^ usize::from(!low_first);
-                        let mut numbers = part[first..].iter().step_by(nibbles);
-                        lines.push(line(std::array::from_fn(|_| {
-                            item(numbers.next().copied().unwrap_or_default())
-                        })));
-                    }
+                    by_nibble::<4, SIZE, N, T, L>(part, low_first, &item, &line, &mut lines);
                 }
             }
         }
     }
     lines
+}
+
+/// For each group, a line for each nibble, of all lanes.
+fn by_nibble<const NIBBLES: usize, const SIZE: usize, const N: usize, T: Copy, L>(
+    part: &[[u8; SIZE]],
+    low_first: bool,
+    item: &impl Fn([u8; SIZE]) -> T,
+    line: &impl Fn([T; N]) -> L,
+    lines: &mut Vec<L>,
+) {
+    for part in part.as_chunks::<NIBBLES>().0.as_chunks::<N>().0 {
+        for nibble in 0..NIBBLES {
+            let first = nibble ^ usize::from(!low_first);
+            lines.push(line(part.map(|lane| item(lane[first]))));
+        }
+    }
 }

@@ -317,7 +317,7 @@ fn sum_decoded(
 }
 
 /// Ask for bytes that are needed soon.
-fn fetch(bytes: &[u8]) {
+pub(crate) fn fetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     for line in bytes.chunks(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

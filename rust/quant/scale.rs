@@ -1,8 +1,11 @@
 //! Scales of blocks, as f32, for the layouts that have them.
 
+use std::ops::Range;
+
 use crate::quant::float::{bf16_to_f32, e4m3_to_f32, e8m0_to_f32, f16_to_f32, f32_at, u16_at};
 use crate::quant::groups::Units;
 use crate::quant::layout::{Layout, ScaleKind};
+use crate::quant::product::fetch;
 use crate::quant::weight::{Parts, Weight};
 
 /// The scales of a weight.
@@ -50,6 +53,20 @@ impl<'a> Scales<'a> {
             }
         }
     }
+
+    /// Ask for the scales of `rows`, which are needed soon.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, block: usize, rows: Range<usize>) {
+        let size = match self.kind {
+            ScaleKind::F32 | ScaleKind::Scb => 4,
+            ScaleKind::F16 | ScaleKind::Bf16 => 2,
+            _ => 1,
+        };
+        let end = self.parts.scale.len();
+        let at = |row: usize| (row * self.cols / block * size).min(end);
+        fetch(&self.parts.scale[at(rows.start)..at(rows.end)]);
+    }
+
     /// Write the scales of the units of `row` from column `start` on; whether all are finite.
     #[inline(always)]
     pub(crate) fn fill(&self, units: Units, row: usize, start: usize, out: &mut [f32]) -> bool {

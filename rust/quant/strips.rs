@@ -58,6 +58,8 @@ impl Job<'_> {
         let strips = self.rows.clone().step_by(STRIP);
         for (first, sums) in strips.zip(sums.chunks_mut(STRIP * self.x.given.rows)) {
             let rows = STRIP.min(self.rows.end - first);
+            // the memory's answer would take longer than the rest of a strip leaves
+            scales.fetch(self.units.block, first + STRIP..first + 2 * STRIP);
             for (row, wide) in (first..first + rows).zip(wide.chunks_exact_mut(stride)) {
                 scales.fill(self.units, row, 0, &mut wide[..units]);
             }

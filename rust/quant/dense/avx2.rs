@@ -192,5 +192,6 @@ kernels! {
     at_a_time: 16,
     x_nbytes: 4,
     load_x: load_f32,
+    alone: 0,
     shapes: [(4, 1), (2, 1), (1, 1), (2, 2), (1, 2)],
 }

@@ -127,5 +127,6 @@ kernels! {
     at_a_time: 16,
     x_nbytes: 4,
     load_x: load_f32,
+    alone: 0,
     shapes: [(8, 1), (4, 1), (1, 1), (4, 2), (1, 2), (4, 3), (1, 3), (4, 4), (1, 4)],
 }

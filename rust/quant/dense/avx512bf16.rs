@@ -52,6 +52,8 @@ kernels! {
     at_a_time: 32,
     x_nbytes: 2,
     load_x: load_bf16,
-    // a single row of activations: weights in one stretch come from memory faster than from several
-    shapes: [(1, 1), (4, 2), (1, 2), (4, 3), (1, 3), (4, 4), (1, 4)],
+    // weights in one stretch come from memory faster than from several, but for what it costs to load
+    // long activations again and again
+    alone: 4096,
+    shapes: [(8, 1), (1, 1), (4, 2), (1, 2), (4, 3), (1, 3), (4, 4), (1, 4)],
 }

@@ -4,7 +4,8 @@
 ///
 /// The module has `load`, `multiply_add`, `load_lanes` and `store_lanes` for its registers.
 /// `shapes` are (weights, activations) rows that fit in the registers, large to small for each
-/// number of activations.
+/// number of activations. Rows of up to `alone` columns, beside a single row of activations, are taken
+/// one by one.
 macro_rules! kernels {
     (
         features: $features:literal,
@@ -12,6 +13,7 @@ macro_rules! kernels {
         at_a_time: $at_a_time:literal,
         x_nbytes: $x_nbytes:literal,
         load_x: $load_x:path,
+        alone: $alone:literal,
         shapes: [$(($rows:literal, $xs:literal)),+ $(,)?],
     ) => {
         /// Add to `lanes`, (w.rows, x.rows), the products of the first `cols` columns.
@@ -36,12 +38,13 @@ macro_rules! kernels {
             };
             let mut row = 0;
             while row < w.rows {
+                let is_alone = x.rows == 1 && cols <= $alone;
                 let mut taken = 1;
                 let mut first = 0;
                 while first < x.rows {
                     let xs = (x.rows - first).min(MOST);
                     // the rows that the first group takes hold for all of them
-                    if first == 0 {
+                    if first == 0 && !is_alone {
                         $(if taken == 1 && xs == $xs && w.rows - row >= $rows { taken = $rows; })+
                     }
                     let at = Place {

@@ -9,7 +9,7 @@ use crate::quant::x86::avx512::{as_bf16, load_f32, load_u16, prefetch};
 use crate::quant::x86::{cover, walk};
 
 // Bytes of a row that are asked for ahead.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 2048;
 
 /// In f32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
