@@ -8,6 +8,7 @@
 mod affine;
 mod arrange;
 pub mod attention;
+mod blocks;
 mod dense;
 pub mod dequantize;
 pub mod encode;

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use crate::error::Error;
 use crate::quant::arrange::Arranged;
+use crate::quant::blocks;
 use crate::quant::dense::convert::convert;
 use crate::quant::dense::dot::{self, Lanes, Rows, add_up, dot};
 use crate::quant::dequantize::write_columns;
@@ -65,6 +66,8 @@ pub(crate) struct Prepared<'a> {
     pub(crate) given: Activations<'a>,
     /// The same in orders that kernels ask for.
     pub(crate) arranged: Arranged,
+    /// The same for blocks of integers.
+    pub(crate) blocked: blocks::Blocked,
     tier: Tier,
     numbers: OnceLock<Vec<u8>>,
 }
@@ -74,6 +77,7 @@ impl<'a> Prepared<'a> {
         Self {
             given,
             arranged: Arranged::default(),
+            blocked: blocks::Blocked::default(),
             tier,
             numbers: OnceLock::new(),
         }
@@ -203,7 +207,10 @@ fn sum(tier: Tier, weight: &Weight<'_>, rows: Range<usize>, x: &Prepared<'_>, su
         }
         Layout::Lut4(_) => lut4::product(tier, weight, rows.clone(), x, sums),
         Layout::Int8(_) => int8::product(tier, weight, rows.clone(), x, sums),
-        _ => false,
+        Layout::Ggml(_) | Layout::Affine(_) | Layout::Fp8(_) => {
+            blocks::product(tier, weight, rows.clone(), x, sums)
+        }
+        Layout::Table8(_) => false,
     };
     if !is_done {
         sum_decoded(tier, weight, rows, x, sums);

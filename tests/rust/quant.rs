@@ -7,6 +7,7 @@ mod dequantize;
 mod encode;
 mod fp8;
 mod fused;
+mod fused_blocks;
 mod ggml;
 mod noise;
 mod numbers;

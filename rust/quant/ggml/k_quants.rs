@@ -121,7 +121,7 @@ impl Block for Q3K {
 
 /// The scales of `Q4_K` and `Q5_K`, 6 bits each in 12 bytes, then the minima.
 #[inline(always)]
-fn six_bits(bytes: &[u8]) -> [u8; 16] {
+pub(crate) fn six_bits(bytes: &[u8]) -> [u8; 16] {
     let [scale, least, rest] = [0, 1, 2].map(|index| u32_at(bytes, index));
     bytes_of([
         scale & 0x3f3f_3f3f,

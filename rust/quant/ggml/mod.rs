@@ -4,6 +4,8 @@ mod k_quants;
 mod small;
 mod table;
 
+pub(crate) use self::k_quants::six_bits;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
