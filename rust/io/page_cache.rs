@@ -57,7 +57,10 @@ pub(crate) fn is_cached(file: &File, offset: u64) -> Option<bool> {
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     // opening a pipe would wait for somebody who writes to it
     if !path.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
     }
     let file = File::open(path)?;
     #[cfg(target_os = "linux")]

@@ -15,7 +15,7 @@ macro_rules! cover {
         $(
             while x_rows - m >= $width {
                 let mut row = 0;
-                while row + $rows <= strip.rows {
+                while strip.rows.saturating_sub(row) >= $rows {
                     let found = $tile::<$rows, $width>(kernel, strip, row, m);
                     $crate::quant::x86::put(sums, x_rows, (row, m), &found);
                     row += $rows;
