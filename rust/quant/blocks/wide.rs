@@ -7,7 +7,9 @@ use crate::quant::blocks::Job;
 use crate::quant::float::{Float, e8m0_to_f32};
 use crate::quant::ggml::six_bits;
 use crate::quant::layout::{Affine, Fp8, ScaleKind, Zero};
-use crate::quant::x86::avx512::{load_f32, load_u32, prefetch};
+use crate::quant::simd::COUNT;
+use crate::quant::x86::avx2;
+use crate::quant::x86::avx512::{load, load_f32, load_u32, prefetch};
 
 /// Bytes that are asked for ahead.
 const AHEAD: usize = 1536;
@@ -102,13 +104,12 @@ pub(super) fn four_of(numbers: __m512, first: u32) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn six_bit_codes(low: &[u8; 64], high: &[u8; 32]) -> [__m512i; 2] {
-    let low = crate::quant::x86::avx512::load(low);
-    let high = crate::quant::x86::avx2::load(high);
+    let low = load(low);
+    let high = avx2::load(high);
     let by = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2));
     let high = _mm512_srlv_epi16(_mm512_broadcast_i64x4(high), by);
     let nibble = _mm512_set1_epi8(15);
     let two = _mm512_set1_epi8(0x30);
-    // where the mask is set the first, else the second
     let first = _mm512_and_si512(low, nibble);
     let second = _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble);
     [
@@ -121,7 +122,7 @@ pub(super) fn six_bit_codes(low: &[u8; 64], high: &[u8; 32]) -> [__m512i; 2] {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn sixteen_scales(codes: &[u8; 16], by: [u8; 2]) -> __m512 {
-    let codes = _mm512_cvtepi8_epi32(crate::quant::x86::avx2::load_half(codes));
+    let codes = _mm512_cvtepi8_epi32(avx2::load_half(codes));
     _mm512_mul_ps(_mm512_cvtepi32_ps(codes), half(by))
 }
 
@@ -133,7 +134,7 @@ pub(super) fn group_of(affine: &Affine, job: &Job<'_>, index: usize) -> (__m512,
         Zero::Fixed(zero) => zero as f32,
         _ => f32::from(job.weight.parts.zero[index]),
     };
-    let codes = load_f32(&crate::quant::simd::COUNT);
+    let codes = load_f32(&COUNT);
     let scale = affine.scale.load(job.weight.parts.scale, index);
     (_mm512_sub_ps(codes, _mm512_set1_ps(zero)), scale)
 }

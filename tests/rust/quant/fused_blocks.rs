@@ -127,7 +127,7 @@ fn cases(random: &mut Random) -> Vec<Case> {
         (256, 128 * 7, Zero::U8),
         (128, 130, Zero::U8),
         (32, 160, Zero::U8),
-        (128, 384, Zero::Fixed(-1000)),
+        (128, 384, Zero::Fixed(-250)),
     ] {
         for scale in FLOATS {
             let affine = Affine {
