@@ -66,7 +66,7 @@ pub enum ScaleKind {
     /// Part `scale` holds u8, part `row` one f32 per row: their product.
     U8Row,
     /// bitsandbytes' double quantisation: `code[u8] * scale2[i / block] + offset`, where part
-    /// `nested_code` is f32[256] and `nested_scale` the f32 `scale2`.
+    /// `nested_code` is 256 numbers of f32 and `nested_scale` the f32 `scale2`.
     Nested {
         /// Scales that share a `scale2`.
         block: usize,

@@ -18,7 +18,7 @@ pub struct Parts<'a> {
     pub zero: &'a [u8],
     /// The number of the group of each column, u32.
     pub group: &'a [u8],
-    /// The table of nested scales, f32[256].
+    /// The table of nested scales: 256 numbers of f32.
     pub nested_code: &'a [u8],
     /// The scales of nested scales, f32.
     pub nested_scale: &'a [u8],

@@ -19,7 +19,6 @@ use crate::quant::x86::cover;
 /// Write the sums of a job.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vbmi")]
-#[expect(clippy::int_plus_one, reason = "tiles of one row")]
 pub(super) fn product(job: &Job<'_>, sums: &mut [f32]) {
     macro_rules! run {
         ($tile:ident, $order:expr, $sums:expr, $table:expr) => {{

@@ -17,7 +17,6 @@ use crate::quant::x86::cover;
 /// Write the sums of a job; false when there is no kernel.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-#[expect(clippy::int_plus_one, reason = "tiles of one row")]
 pub(super) fn product(job: &Job<'_>, sums: &mut [f32]) -> bool {
     macro_rules! run {
         ($tile:ident, $order:expr, $sums:expr, $first:expr) => {{
