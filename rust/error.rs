@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use crate::error::store::{ManifestFault, StoreError};
-use crate::quant::layout::ScaleKind;
 
 /// What went wrong, with the data that tells where.
 #[derive(Debug, thiserror::Error)]
@@ -79,12 +78,12 @@ pub enum Error {
         found: usize,
     },
     /// A layout has scales that it cannot have.
-    #[error("the layout of a packed weight: scales of {kind} cannot be {found:?}")]
+    #[error("the layout of a packed weight: scales of {kind} cannot be {found}")]
     LayoutScale {
         /// What layout.
         kind: &'static str,
         /// What its scales are.
-        found: ScaleKind,
+        found: String,
     },
     /// A part of a packed weight is smaller than its layout and shape demand.
     #[error("part {part} of a packed weight has {found} bytes, needs {needed}")]

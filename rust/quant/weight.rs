@@ -233,7 +233,12 @@ impl Layout {
                 positive("block_cols", fp8.block_cols)?;
                 match fp8.scale {
                     ScaleKind::F32 | ScaleKind::F16 | ScaleKind::Bf16 | ScaleKind::E8m0 => {}
-                    found => return Err(Error::LayoutScale { kind: "fp8", found }),
+                    found => {
+                        return Err(Error::LayoutScale {
+                            kind: "fp8",
+                            found: format!("{found:?}"),
+                        });
+                    }
                 }
             }
             Self::Dense(_) | Self::Ggml(_) => {}
