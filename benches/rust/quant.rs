@@ -17,8 +17,9 @@ use airllm_rs::quant::weight::{Parts, Weight};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 // A large matrix of a language model, and how many of them.
-const ROWS: usize = 4096;
-const COLS: usize = 14336;
+// `cargo test` builds without optimisation and runs each once, to see that it works.
+const ROWS: usize = if cfg!(debug_assertions) { 64 } else { 4096 };
+const COLS: usize = if cfg!(debug_assertions) { 512 } else { 14336 };
 const COUNT: usize = 8;
 
 // Bytes that a thread reads at a time.
