@@ -5,6 +5,7 @@ use std::thread;
 use crate::arena::Arena;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::fork;
 
 /// Less memory than this is touched by the reads themselves.
 const LEAST: usize = 64 << 20;
@@ -16,7 +17,7 @@ pub(crate) struct Touch {
     is_stopped: Arc<AtomicBool>,
     handle: Option<thread::JoinHandle<()>>,
     // In forked children there is no such thread.
-    process: u32,
+    forks: u64,
 }
 
 impl Touch {
@@ -43,7 +44,7 @@ impl Touch {
         Some(Self {
             is_stopped,
             handle,
-            process: std::process::id(),
+            forks: fork::count(),
         })
     }
 }
@@ -52,7 +53,7 @@ impl Drop for Touch {
     fn drop(&mut self) {
         self.is_stopped.store(true, Ordering::Relaxed);
         let handle = self.handle.take();
-        if self.process != std::process::id() {
+        if self.forks != fork::count() {
             std::mem::forget(handle);
         } else if let Some(handle) = handle {
             // It cannot panic, and what it did not touch is touched by others.
