@@ -353,6 +353,8 @@ class WeightSource:
 
     def used(self, unit: int) -> None:
         """Count one use of a streamed unit; give it back after the last of this sweep."""
+        if unit not in self._unused:
+            return  # it was never leased: waiting for it failed, and whoever waited is told why
         self._unused[unit] -= 1
         if self._unused[unit] <= 0 and not self._is_holding:
             self._give_back(unit)
