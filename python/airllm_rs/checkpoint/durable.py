@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,12 +16,48 @@ if TYPE_CHECKING:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Wait until no other process holds the lock file ``path``, and hold it."""
-    with path.open("w") as file:
-        if sys.platform != "win32":
-            import fcntl
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            _lock(file)
+            # whoever held it may have removed it, directory and all
+            if _is_at(file, path):
+                yield
+                return
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+
+@contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock file ``path`` unless another process does; yields whether it is held.
+
+    What does not exist nobody holds, and it is not made.
+    """
+    try:
+        file = path.open("r+")
+    except FileNotFoundError:
+        yield True
+        return
+    with file:
+        try:
+            _lock(file, wait=False)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _lock(file: IO[str], *, wait: bool = True) -> None:
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_json(path: Path, content: Mapping[str, object], *, indent: int | None = None) -> None:

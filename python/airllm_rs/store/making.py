@@ -308,6 +308,7 @@ def held(directories: Sequence[Path], source: Path) -> Iterator[None]:
             directory.mkdir(parents=True, exist_ok=True)
             if not os.access(directory, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+            _require_own(directory)  # before a lock is left in it
             stack.enter_context(locked(directory / LOCK))
         for directory in resolved:
             _require_own(directory)
