@@ -28,6 +28,8 @@ MODES = {
     "resident": Mode(1),
     "streamed": Mode(0, PlanLimits(resident_below=0, group_bytes=0), prefetching=False),
     "blocks of rows": Mode(0, PlanLimits(8 << 10, 0, resident_below=0), prefetching=False),
+    # scales stay in memory, and each block of rows has its share of them
+    "small parts kept": Mode(0, PlanLimits(16 << 10, 0, resident_below=12 << 10), prefetching=False),
     # both matrices are one unit: few rows are multiplied with them in one call
     "one unit": Mode(0, PlanLimits(resident_below=0, group_bytes=1 << 20), prefetching=False),
 }

@@ -16,7 +16,6 @@ from packed_formats import airllm4
 from store_making import SHAPE, make
 from tiny import tiny_checkpoint
 
-
 OTHER = b"weights that no store was made of"
 
 

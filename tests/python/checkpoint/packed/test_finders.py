@@ -64,7 +64,7 @@ def encoded(name: str) -> tuple[dict[str, Tensor], dict[str, object]]:
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "'marlin'"),
         ({"quant_method": "awq", "bits": 8}, "AWQ with bits 8"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "version 'gemv'"),
-        ({"quant_method": "auto-round", "packing_format": "auto_round:mlx"}, "packing_format 'auto_"),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:mlx"}, "'auto_round:mlx'"),
         ({"quant_method": "gptq", "format": "gptq_p"}, "'gptq_p'"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "format 'marlin-24'"),
         (
