@@ -55,7 +55,7 @@ def register(store: Store) -> None:
     path = _record(store.directory)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"directory": str(store.directory.resolve())})
+        write_json(path, {"directory": str(store.directory.resolve())}, is_locked=False)
     except OSError as error:
         # a home that cannot be written to costs a line of a list, nothing else
         log.debug("store not recorded: %s", error)
