@@ -146,7 +146,10 @@ def multiply_together(x: Tensor, linears: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def _together(linears: Sequence[nn.Module]) -> list[tuple[Linear, Matrix]] | None:
-    """Return layers and their matrices, if one call can have them all: kept, or of one unit."""
+    """Return layers and their matrices, if one call can have them all: kept, or of one unit.
+
+    What is repacked on its way is there one matrix at a time.
+    """
     pairs = []
     for linear in linears:
         # what wraps one or derives from it may do more than multiply
@@ -156,7 +159,8 @@ def _together(linears: Sequence[nn.Module]) -> list[tuple[Linear, Matrix]] | Non
     if all(matrix.kept() is not None for _, matrix in pairs):
         return pairs
     units = {block.unit for _, matrix in pairs for block in matrix.blocks}
-    return pairs if len(units) == 1 else None
+    is_apart = len(units) > 1 or any(matrix.is_repacked for _, matrix in pairs)
+    return None if is_apart else pairs
 
 
 def _multiply_few(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:

@@ -58,6 +58,14 @@ class Matrix:
         self._converted: Tensor | None = None
 
     @property
+    def is_repacked(self) -> bool:
+        """Whether kernels read it from other bytes than those that are stored.
+
+        While it streams, what `take` returns is good until the next matrix like it is taken.
+        """
+        return bool(self._repacking)
+
+    @property
     def is_resident(self) -> bool:
         """Whether every block is kept in memory."""
         return all(block.unit in self._source.residents for block in self.blocks)
