@@ -142,7 +142,8 @@ fn rows<T: Copy, L: Line<T, N>, const SIZE: usize, const N: usize>(
     item: impl Fn([u8; SIZE]) -> T + Copy,
 ) -> Vec<L> {
     let group = order.group();
-    let row_lines = cols.div_ceil(group) * group / N;
+    // one at least: weights without columns have no lines
+    let row_lines = (cols.div_ceil(group) * group / N).max(1);
     let rows = numbers.chunks_exact(cols.max(1));
     let mut lines = vec![L::ZERO; rows.len() * row_lines];
     for (row, lines) in rows.zip(lines.chunks_exact_mut(row_lines)) {
