@@ -55,7 +55,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
             plan, readahead, compute_dtype=dtype, prefetching=opened.options.prefetching
         )
         peak = PeakMemory()
-        pace = DecodePace(readahead.stats)
+        pace = DecodePace(readahead.progress)
         watch = SweepWatch(progress, peak, records=opened.options.trace, on_sweep=pace.note_sweep)
         executor = StreamingExecutor(
             build_model(opened.config),
