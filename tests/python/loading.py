@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from airllm_rs import _core
 from airllm_rs.checkpoint import ModelFiles, open_checkpoint
@@ -16,9 +16,9 @@ from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import BudgetError
 from airllm_rs.executors.streaming import StreamingExecutor
-from airllm_rs.families import read_config
-from airllm_rs.families.family import EMBEDDING
+from airllm_rs.families import family_of, read_config
 from airllm_rs.generation.causal_lm import CausalLM
+from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
 from airllm_rs.memory.arithmetic import compute_dtype
 from airllm_rs.models import build_model
@@ -76,6 +76,7 @@ def make_plan(
 ) -> MemoryPlan:
     """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
     config = read_config(files.config)
+    config = family_of(config).placed(config, files.weight_names())
     request = PlanRequest(
         budget_bytes=ROOM,
         baseline_bytes=0,
@@ -135,11 +136,10 @@ def load(
         compute_dtype=dtype,
         prefetching=way.prefetching,
     )
-    gather = row_reader(files, EMBEDDING, compute_dtype=dtype)
-    tree = build_model(read_config(files.config))
+    gather = row_reader(files, made.layers[0].tensors[0].name, compute_dtype=dtype)
+    tree = build_model(made.inputs.config)
     executor = StreamingExecutor(tree, weights, made, gather=gather)
-    is_gguf = path.suffix == ".gguf"
-    config = AutoConfig.from_pretrained(files.path if is_gguf else configuration_of(path))
+    config = transformers_config(made.inputs.config, dtype)
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:

@@ -14,11 +14,23 @@ from airllm_rs.families.validation import validate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FAMILIES", "Family", "Layer", "TensorSpec", "family_of", "read_config", "validate"]
+    from airllm_rs.families.validation import NamedWeights
 
-FAMILIES: dict[str, Family] = {
-    module.FAMILY.model_type: module.FAMILY for module in (llama, mistral, qwen2, qwen3)
-}
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Layer",
+    "TensorSpec",
+    "family_of",
+    "read_config",
+    "understand",
+    "validate",
+]
+
+_MODULES = (llama, mistral, qwen2, qwen3)
+
+FAMILIES: dict[str, Family] = {module.FAMILY.model_type: module.FAMILY for module in _MODULES}
+"""By ``model_type``, as config.json has it."""
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -28,6 +40,17 @@ def family_of(config: ModelConfig) -> Family:
         UnsupportedModelError: if its ``model_type`` is not known; lists those that are.
     """
     return _family(config.model_type, config.raw)
+
+
+def understand(config: ModelConfig, files: NamedWeights) -> tuple[ModelConfig, Family, list[str]]:
+    """Return the configuration, placed in this checkpoint, the family, and tensors without a use.
+
+    Raises:
+        UnsupportedModelError, CheckpointError: as `family_of` and `validate` do.
+    """
+    family = family_of(config)
+    placed = family.placed(config, files.weight_names())
+    return placed, family, validate(placed, family, files)
 
 
 def read_config(
@@ -52,7 +75,7 @@ def read_config(
         raise ConfigError(f"config.json: model_type is {model_type!r}, expected a string")
     family = _family(model_type, merged)
     check_quantization(merged)
-    return parse_config(raw, defaults=family.defaults, ignored=family.ignored, overrides=overrides)
+    return parse_config(raw, rules=family.rules, overrides=overrides)
 
 
 def _family(model_type: str, raw: Mapping[str, object]) -> Family:

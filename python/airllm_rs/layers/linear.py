@@ -65,6 +65,15 @@ class Linear(nn.Linear):
             return halves_apart(self._product(x, source), source.interleaved)
         return self._product(x, source)
 
+    def skip(self) -> None:
+        """Let what is streamed for this sweep go by unused, as the order demands."""
+        source = self.source
+        if source is None or source.kept() is not None:
+            return
+        for index in range(len(source.blocks)):
+            source.take(index)
+            source.done(index)
+
     def _product(self, x: Tensor, source: Matrix) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             return _Product.apply(x, self.bias, source)  # type: ignore[no-any-return]

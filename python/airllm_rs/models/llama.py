@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airllm_rs.models.decoder import CausalTree, Decoder, attention_shapes
+from airllm_rs.layers.attention import Attention
+from airllm_rs.layers.mlp import GatedMLP
+from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, attention_shape
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
@@ -12,7 +14,17 @@ if TYPE_CHECKING:
 
 def build(config: ModelConfig) -> CausalTree:
     """Return the module tree, on meta."""
-    shapes = attention_shapes(
-        config, qkv_bias=config.attention_bias, output_bias=config.attention_bias
-    )
-    return CausalTree(config, Decoder(config, shapes, mlp_bias=config.mlp_bias))
+
+    def layer(index: int) -> DecoderLayer:
+        shape = attention_shape(
+            config, index, qkv_bias=config.attention_bias, output_bias=config.attention_bias
+        )
+        mlp = GatedMLP(
+            config.hidden_size,
+            config.intermediate_size,
+            hidden_act=config.hidden_act,
+            bias=config.mlp_bias,
+        )
+        return DecoderLayer(Attention(shape, index), mlp, config)
+
+    return CausalTree(config, Decoder(config, layer))

@@ -1,16 +1,5 @@
-"""Mistral: no biases, the sliding window in every layer."""
+"""Mistral: no biases; a sliding window in every layer, where there is one."""
 
-from __future__ import annotations
+from airllm_rs.models.llama import build
 
-from typing import TYPE_CHECKING
-
-from airllm_rs.models.decoder import CausalTree, Decoder, attention_shapes
-
-if TYPE_CHECKING:
-    from airllm_rs.config import ModelConfig
-
-
-def build(config: ModelConfig) -> CausalTree:
-    """Return the module tree, on meta."""
-    shapes = attention_shapes(config)
-    return CausalTree(config, Decoder(config, shapes, mlp_bias=False))
+__all__ = ["build"]
