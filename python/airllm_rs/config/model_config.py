@@ -52,7 +52,7 @@ class ModelConfig:
     keys: Keys = field(repr=False, compare=False)
     """The same under Hugging Face's names, with defaults: for what only some families have."""
     prefix: str = ""
-    """What precedes the names of all tensors, beyond what the family says."""
+    """What names of tensors begin with instead of ``model.``; empty for that."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

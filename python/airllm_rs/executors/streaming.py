@@ -127,7 +127,7 @@ class StreamingExecutor:
             first = past
             if isinstance(wanted, int) and wanted > 0:
                 first += max(tokens - wanted, 0)
-            chunks = self._chunks(inputs, positions, past)
+            chunks = self._chunks(inputs, positions, past, valid, cache)
             is_one_sweep = len(chunks) == 1 or self.plan.sweeps(batch * tokens) == 1
             filling = cache.filling(tokens) if isinstance(cache, KvCache) else nullcontext()
             try:
@@ -187,11 +187,19 @@ class StreamingExecutor:
             self.tree.model.embed_tokens.attach(self._gather, self.dtype)
             self.weights.close()
 
-    def _chunks(self, inputs: Tensor, positions: Tensor, past: int) -> list[Chunk]:
+    def _chunks(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        past: int,
+        valid: Tensor | None,
+        cache: AnyCache | None,
+    ) -> list[Chunk]:
         model = self.tree.model
-        # frequencies that depend on the length must not depend on how a prompt is cut
-        longest = int(positions.max()) + 1 if model.depends_on_length else 0
-        lengths = Lengths(longest)
+        lengths = Lengths(0)
+        if model.depends_on_length:
+            # what depends on the length must not depend on how a prompt is cut
+            lengths = _lengths(positions, valid, past + inputs.shape[1], cache)
         size = max(1, self.plan.chunk_tokens // inputs.shape[0])
         return [
             Chunk(
@@ -293,6 +301,19 @@ class StreamingExecutor:
             if not binding.is_settled:
                 binding.settle()
         return self.tree.logits(self.tree.model.norm(hidden))
+
+
+def _lengths(
+    positions: Tensor, valid: Tensor | None, tokens: int, cache: AnyCache | None
+) -> Lengths:
+    """Return how long the sequences are, and were when the cache was empty."""
+    longest = int(positions.max()) + 1
+    now = (tokens,) if valid is None else tuple(valid.sum(1).tolist())
+    if not isinstance(cache, KvCache):
+        return Lengths(longest, now)
+    if cache.first_lengths is None:
+        cache.first_lengths = now
+    return Lengths(longest, cache.first_lengths)
 
 
 def _sight(

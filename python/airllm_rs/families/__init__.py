@@ -7,7 +7,29 @@ from typing import TYPE_CHECKING
 from airllm_rs.checkpoint.packed import check_quantization
 from airllm_rs.config import ModelConfig, parse_config
 from airllm_rs.errors import ConfigError, UnsupportedModelError
-from airllm_rs.families import llama, mistral, qwen2, qwen3
+from airllm_rs.families import (
+    baichuan,
+    chatglm,
+    deepseek_v2,
+    deepseek_v3,
+    gemma2,
+    gemma3,
+    glm,
+    glm4,
+    gpt_oss,
+    internlm,
+    internlm2,
+    internlm3,
+    llama,
+    mistral,
+    mixtral,
+    phi3,
+    qwen,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    yi,
+)
 from airllm_rs.families.family import Family, Layer, TensorSpec
 from airllm_rs.families.validation import validate
 
@@ -27,9 +49,14 @@ __all__ = [
     "validate",
 ]
 
-_MODULES = (llama, mistral, qwen2, qwen3)
+_MODULES = (
+    llama, mistral, yi, internlm, internlm2, internlm3, qwen, qwen2, qwen3, chatglm, glm, glm4, baichuan,
+    phi3, gemma2, gemma3, mixtral, qwen3_moe, deepseek_v2, deepseek_v3, gpt_oss,
+)  # fmt: skip
 
-FAMILIES: dict[str, Family] = {module.FAMILY.model_type: module.FAMILY for module in _MODULES}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (*(module.FAMILY for module in _MODULES), gemma3.WHOLE)
+}
 """By ``model_type``, as config.json has it."""
 
 

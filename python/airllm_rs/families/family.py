@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from airllm_rs.config import ModelConfig
 
+_MODEL = "model."
 EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
@@ -64,8 +65,8 @@ class Family:
     head: str = HEAD
     layer_prefix: str = "model.layers.{}."
     """What precedes the names of the tensors of a layer of this index."""
-    prefixes: tuple[str, ...] = ("",)
-    """What may precede all names, with the dot: where the model is a part of a larger one."""
+    prefixes: tuple[str, ...] = ()
+    """What names may begin with instead of ``model.``, where the model is a part of another."""
     ignorable: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
     """Patterns of tensors that checkpoints carry and nothing needs."""
     kv_width: Callable[[ModelConfig], int] = lambda config: (
@@ -76,6 +77,8 @@ class Family:
     """The most columns that an MLP has inside."""
     scores_heads: Callable[[ModelConfig], int] = lambda _: 0
     """Of how many heads together attention keeps scores of all keys; 0 if it never does."""
+    expanded_width: Callable[[ModelConfig], int] = lambda _: 0
+    """How many numbers keys and values of a token become while attention runs, beyond the cache."""
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """Return the layers in order of use.
@@ -84,10 +87,9 @@ class Family:
         is the embedding table, under the name of the embedding table.
         """
         size = (config.vocab_size, config.hidden_size)
-        first = config.prefix
-        table = TensorSpec(first + self.embedding, size, "weight")
-        head = TensorSpec(first + self.head, size, "weight")
-        norm = TensorSpec(first + self.norm, (config.hidden_size,), "weight")
+        table = TensorSpec(_placed(self.embedding, config.prefix), size, "weight")
+        head = TensorSpec(_placed(self.head, config.prefix), size, "weight")
+        norm = TensorSpec(_placed(self.norm, config.prefix), (config.hidden_size,), "weight")
         return (
             Layer("embed_tokens", "embedding", (table,)),
             *(
@@ -99,25 +101,25 @@ class Family:
         )
 
     def _decoder(self, config: ModelConfig, index: int) -> tuple[TensorSpec, ...]:
-        prefix = config.prefix + self.layer_prefix.format(index)
+        prefix = _placed(self.layer_prefix.format(index), config.prefix)
         return tuple(
             replace(spec, name=prefix + spec.name, parameter=spec.parameter or spec.name)
             for spec in self.decoder(config, index)
         )
 
     def placed(self, config: ModelConfig, names: Iterable[str]) -> ModelConfig:
-        """Return ``config`` with the prefix that the names of a checkpoint's tensors have."""
-        if len(self.prefixes) == 1:
-            return config
+        """Return ``config`` with what the names of a checkpoint's tensors begin with."""
         present = set(names)
         for prefix in self.prefixes:
-            if prefix + self.embedding in present:
+            if _placed(self.embedding, prefix) in present:
                 return replace(config, prefix=prefix)
         return config
 
     def is_ignorable(self, name: str, config: ModelConfig) -> bool:
         """Tell whether a tensor that is no part of the model may be in its checkpoint."""
-        if config.tie_word_embeddings and name == config.prefix + self.head:
+        if config.tie_word_embeddings and name == _placed(self.head, config.prefix):
+            return True
+        if _is_of_later_layer(name, config):
             return True
         return any(re.fullmatch(pattern, name) for pattern in self.ignorable)
 
@@ -128,3 +130,22 @@ class Family:
     def kv_bytes_per_layer(self, config: ModelConfig, item_size: int) -> int:
         """Return the bytes of keys and values that one token adds in one layer."""
         return self.kv_width(config) * item_size
+
+
+def _placed(name: str, prefix: str) -> str:
+    """Return a name as a checkpoint has it in which the model begins with ``prefix``."""
+    if not prefix:
+        return name
+    if name.startswith(_MODEL):
+        return prefix + name.removeprefix(_MODEL)
+    return prefix.removesuffix(_MODEL) + name if prefix.endswith("." + _MODEL) else name
+
+
+def _is_of_later_layer(name: str, config: ModelConfig) -> bool:
+    """Tell whether a tensor is of layers that guess further tokens: they come after the others."""
+    extra = config.keys.optional_count("num_nextn_predict_layers")
+    found = re.match(r"model\.layers\.(\d+)\.", name)
+    if extra is None or found is None:
+        return False
+    first = config.num_hidden_layers
+    return first <= int(found[1]) < first + extra

@@ -17,7 +17,7 @@ def transformers_config(config: ModelConfig, dtype: torch.dtype) -> PreTrainedCo
     """Return the configuration as transformers parses it; a plain one of a kind it has not."""
     if config.model_type in CONFIG_MAPPING:
         raw = {**config.raw, "dtype": dtype}
-        return AutoConfig.for_model(**raw)  # type: ignore[arg-type, no-any-return]
+        return AutoConfig.for_model(**raw)  # type: ignore[arg-type]
     ends = list(config.eos_token_ids)
     raw = {
         "architectures": config.raw.get("architectures"),

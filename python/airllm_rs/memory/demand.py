@@ -78,6 +78,7 @@ def activation_bytes(
     attention = rows * (4 * queries + 3 * keys + hidden) * item
     # a boolean mask, the comparisons that make it, and the float mask that SDPA turns it into
     mask = rows * shape.context * (4 + item)
+    mask += shape.context * family.expanded_width(config) * item
     # scores of some heads in float32, capped, and as probabilities, where no kernel keeps them
     mask += rows * shape.context * family.scores_heads(config) * 16
     mlp = rows * (3 * family.inner_width(config) + hidden) * item

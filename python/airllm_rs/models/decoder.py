@@ -9,6 +9,7 @@ from torch import nn
 from airllm_rs.layers.attention import AttentionShape, Context
 from airllm_rs.layers.embedding import Embedding
 from airllm_rs.layers.linear import Linear
+from airllm_rs.layers.mlp import GatedMLP
 from airllm_rs.layers.norm import RMSNorm
 from airllm_rs.layers.rope import RotaryEmbedding
 
@@ -31,6 +32,17 @@ def attention_shape(config: ModelConfig, index: int, **others: object) -> Attent
         head_dim=config.head_dim,
         window=config.windows[index],
         **others,  # type: ignore[arg-type]
+    )
+
+
+def gated_mlp(config: ModelConfig, *, bias: bool = False, is_fused: bool = False) -> GatedMLP:
+    """Return the MLP of a layer."""
+    return GatedMLP(
+        config.hidden_size,
+        config.intermediate_size,
+        hidden_act=config.hidden_act,
+        bias=bias,
+        is_fused=is_fused,
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airllm_rs.layers.attention import Attention
-from airllm_rs.layers.mlp import GatedMLP
-from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, attention_shape
+from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, attention_shape, gated_mlp
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
@@ -19,12 +18,8 @@ def build(config: ModelConfig) -> CausalTree:
         shape = attention_shape(
             config, index, qkv_bias=config.attention_bias, output_bias=config.attention_bias
         )
-        mlp = GatedMLP(
-            config.hidden_size,
-            config.intermediate_size,
-            hidden_act=config.hidden_act,
-            bias=config.mlp_bias,
+        return DecoderLayer(
+            Attention(shape, index), gated_mlp(config, bias=config.mlp_bias), config
         )
-        return DecoderLayer(Attention(shape, index), mlp, config)
 
     return CausalTree(config, Decoder(config, layer))

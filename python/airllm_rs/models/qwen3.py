@@ -6,9 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airllm_rs.layers.attention import Attention
-from airllm_rs.layers.mlp import GatedMLP
 from airllm_rs.layers.norm import RMSNorm
-from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, attention_shape
+from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, attention_shape, gated_mlp
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
@@ -30,7 +29,6 @@ def build(config: ModelConfig) -> CausalTree:
     """Return the module tree, on meta."""
 
     def layer(index: int) -> DecoderLayer:
-        mlp = GatedMLP(config.hidden_size, config.intermediate_size, hidden_act=config.hidden_act)
-        return DecoderLayer(attention(config, index), mlp, config)
+        return DecoderLayer(attention(config, index), gated_mlp(config), config)
 
     return CausalTree(config, Decoder(config, layer))
