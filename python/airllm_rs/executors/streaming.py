@@ -199,7 +199,7 @@ class StreamingExecutor:
         lengths = Lengths(0)
         if model.depends_on_length:
             # what depends on the length must not depend on how a prompt is cut
-            lengths = _lengths(positions, valid, past + inputs.shape[1], cache)
+            lengths = _lengths(inputs, positions, past, valid, cache)
         size = max(1, self.plan.chunk_tokens // inputs.shape[0])
         return [
             Chunk(
@@ -304,14 +304,15 @@ class StreamingExecutor:
 
 
 def _lengths(
-    positions: Tensor, valid: Tensor | None, tokens: int, cache: AnyCache | None
+    inputs: Tensor, positions: Tensor, past: int, valid: Tensor | None, cache: AnyCache | None
 ) -> Lengths:
-    """Return how long the sequences are, and were when the cache was empty."""
+    """Return how long the sequences are, and how many tokens the first sweep brought of each."""
+    batch, tokens = inputs.shape[:2]
     longest = int(positions.max()) + 1
-    now = (tokens,) if valid is None else tuple(valid.sum(1).tolist())
+    now = (past + tokens,) * batch if valid is None else tuple(valid.sum(1).tolist())
     if not isinstance(cache, KvCache):
         return Lengths(longest, now)
-    if cache.first_lengths is None:
+    if past == 0 or cache.first_lengths is None:
         cache.first_lengths = now
     return Lengths(longest, cache.first_lengths)
 

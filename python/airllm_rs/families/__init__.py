@@ -50,8 +50,8 @@ __all__ = [
 ]
 
 _MODULES = (
-    llama, mistral, yi, internlm, internlm2, internlm3, qwen, qwen2, qwen3, chatglm, glm, glm4, baichuan,
-    phi3, gemma2, gemma3, mixtral, qwen3_moe, deepseek_v2, deepseek_v3, gpt_oss,
+    llama, mistral, yi, internlm, internlm2, internlm3, qwen, qwen2, qwen3, chatglm, glm, glm4,
+    baichuan, phi3, gemma2, gemma3, mixtral, qwen3_moe, deepseek_v2, deepseek_v3, gpt_oss,
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
