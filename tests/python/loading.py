@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from transformers import AutoConfig, GenerationConfig
+from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 
 from airllm_rs import _core
 from airllm_rs.checkpoint import ModelFiles, open_checkpoint
@@ -29,8 +29,10 @@ from airllm_rs.weights.source import WeightSource
 from fake_readahead import FakeReadahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from airllm_rs.config import ModelConfig
 
 ROOM = 1 << 30
 KIB = 1024
@@ -72,10 +74,16 @@ def open_files(path: Path) -> ModelFiles:
 
 
 def make_plan(
-    files: ModelFiles, mode: Mode, *, arithmetic: str, context: int = 256, sequences: int = 4
+    files: ModelFiles,
+    mode: Mode,
+    *,
+    arithmetic: str,
+    context: int = 256,
+    sequences: int = 4,
+    overrides: Mapping[str, object] | None = None,
 ) -> MemoryPlan:
     """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
-    config = read_config(files.config)
+    config = read_config(files.config, overrides)
     request = PlanRequest(
         budget_bytes=ROOM,
         baseline_bytes=0,
@@ -95,6 +103,19 @@ def make_plan(
     return replace(everything, chunk_tokens=mode.chunk_tokens)
 
 
+def transformers_config(path: Path, config: ModelConfig) -> PreTrainedConfig:
+    """Return what transformers makes of the configuration, or a bare one if it knows none."""
+    if path.suffix == ".gguf":
+        return AutoConfig.from_pretrained(path)
+    if config.model_type in CONFIG_MAPPING:
+        return AutoConfig.from_pretrained(configuration_of(path))
+    return PreTrainedConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=list(config.eos_token_ids),
+        pad_token_id=config.pad_token_id,
+    )
+
+
 @contextmanager
 def load(
     path: Path,
@@ -103,6 +124,7 @@ def load(
     requested: str | None = "F32",
     engine: str | None = None,
     context: int = 256,
+    overrides: Mapping[str, object] | None = None,
 ) -> Iterator[CausalLM]:
     """Load the checkpoint in ``path``; without an ``engine`` the strict readahead of tests reads.
 
@@ -112,12 +134,14 @@ def load(
         requested: The dtype to compute in, as the user asks for it.
         engine: The I/O engine of the extension's readahead.
         context: Tokens that the plan holds, of each of four sequences.
+        overrides: Keys laid over config.json.
     """
     files = open_files(path)
+    parsed = read_config(files.config, overrides)
     code = compute_dtype(files.main_dtype, requested, bf16_arithmetic=True)
     dtype = TORCH_DTYPES[code]
     way = MODES[mode]
-    made = make_plan(files, way, arithmetic=code, context=context)
+    made = make_plan(files, way, arithmetic=code, context=context, overrides=overrides)
     if engine is None:
         readahead: _core.Readahead | FakeReadahead = FakeReadahead(
             files.files,
@@ -136,10 +160,9 @@ def load(
         prefetching=way.prefetching,
     )
     gather = row_reader(files, EMBEDDING, compute_dtype=dtype)
-    tree = build_model(read_config(files.config))
+    tree = build_model(parsed)
     executor = StreamingExecutor(tree, weights, made, gather=gather)
-    is_gguf = path.suffix == ".gguf"
-    config = AutoConfig.from_pretrained(files.path if is_gguf else configuration_of(path))
+    config = transformers_config(path, parsed)
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:

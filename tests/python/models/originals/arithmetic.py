@@ -20,7 +20,7 @@ def silu(x: Array) -> Array:
 
 
 def angles(positions: Array, dims: int, theta: Array) -> Array:
-    """Return the angles (B, T, 1, dims / 2) of ``positions`` (T,) for one base per sequence (B,)."""
+    """Return the angles (B, T, 1, dims / 2) of ``positions`` (T,), given a base per sequence."""
     exponents = np.arange(0, dims, 2) / dims
     frequencies = theta[:, None] ** -exponents
     turned: Array = positions[None, :, None, None] * frequencies[:, None, None, :]

@@ -1,4 +1,4 @@
-"""The families that transformers does not know, in numpy float64: the oracle of the normal test run.
+"""The families that transformers does not know, in numpy float64: the oracle of every test run.
 
 `test_originals` holds them against the makers' own code, where that is installed.
 """

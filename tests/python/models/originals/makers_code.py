@@ -14,11 +14,10 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import transformers
 
-from models.originals.cases import CASES, PADDING, TOKENS, padded, tokens, weights
+from models.originals.cases import CASES, TOKENS, padded, tokens, weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +51,10 @@ CODE = {
 }
 """The cases that the package has code of: not InternLM 1 with a dynamic base, not InternLM 3."""
 
-UNPADDED = ("baichuan_13b",)
-"""Folders whose code takes no padding."""
+
+def takes_padding(name: str) -> bool:
+    """Tell whether the code of a case has padding: that of the first Baichuan-13B has not."""
+    return CODE[name][0] != "baichuan_13b"
 
 
 def is_installed() -> bool:
@@ -137,9 +138,7 @@ def logits(
         # its faster path drops the mask of cached steps
         _module_of(folder, "modeling").SUPPORT_TORCH2 = False  # type: ignore[attr-defined]
     ids, mask = torch.from_numpy(tokens()), torch.from_numpy(padded())
-    positions = torch.arange(TOKENS).expand(2, -1).clone()
-    if is_padded:
-        positions[0] = (positions[0] - PADDING).clamp(min=0)
+    positions = torch.arange(TOKENS).expand(2, -1)
     parts, past = [], None
     for start, stop in calls:
         given: dict[str, object] = {"past_key_values": past, "use_cache": True}

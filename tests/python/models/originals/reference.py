@@ -24,7 +24,7 @@ Triple = tuple[Array, Array, Array]
 
 
 class Reference:
-    """A decoder with Llama's tensor names and separate projections; each call goes on after the last.
+    """A decoder with Llama's names and separate projections; each call goes on after the last.
 
     Positions are counted in slots: padding on the left counts, as in the makers' code.
     """
@@ -49,8 +49,8 @@ class Reference:
         Args:
             config: What config.json says.
             weights: The tensors, by the names of the checkpoint.
-            without: What is switched off: ``"rope"``, ``"mask"``, ``"bias"``, ``"alibi"``, ``"ntk"``,
-                ``"logn"``, ``"norm_head"``. Tests must notice.
+            without: What is switched off, for tests must notice: ``"rope"``, ``"mask"``,
+                ``"bias"``, ``"alibi"``, ``"ntk"``, ``"logn"``, ``"norm_head"``.
         """
         self.config = dict(config)
         self.weights = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
@@ -68,7 +68,10 @@ class Reference:
     def __call__(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64] | None = None
     ) -> NDArray[np.float64]:
-        """Return logits (B, T, V) of ``ids`` (B, T); ``mask`` (B, earlier + T) is 0 where padded."""
+        """Return logits (B, T, V) of ``ids`` (B, T).
+
+        ``mask`` (B, earlier + T) is 0 where a sequence is padded.
+        """
         batch, tokens = ids.shape
         start, self.length = self.length, self.length + tokens
         valid = np.ones((batch, self.length), bool) if mask is None else mask.astype(bool)
@@ -117,7 +120,7 @@ class Reference:
         return q, k, v
 
     def turn(self, x: Array, start: int, theta: Array) -> Array:
-        """Apply the rotary embedding to ``x`` (B, T, heads, D), the first of it at slot ``start``."""
+        """Apply the rotary embedding to ``x`` (B, T, heads, D), which begins at slot ``start``."""
         if "rope" in self.without:
             return x
         positions = np.arange(start, start + x.shape[1], dtype=np.float64)
