@@ -29,8 +29,9 @@ from airllm_rs.weights.source import WeightSource
 from fake_readahead import FakeReadahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
 
 ROOM = 1 << 30
 KIB = 1024
@@ -72,10 +73,16 @@ def open_files(path: Path) -> ModelFiles:
 
 
 def make_plan(
-    files: ModelFiles, mode: Mode, *, arithmetic: str, context: int = 256, sequences: int = 4
+    files: ModelFiles,
+    mode: Mode,
+    *,
+    arithmetic: str,
+    context: int = 256,
+    sequences: int = 4,
+    overrides: Mapping[str, object] | None = None,
 ) -> MemoryPlan:
     """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
-    config = read_config(files.config)
+    config = read_config(files.config, overrides)
     config = family_of(config).placed(config, files.weight_names())
     request = PlanRequest(
         budget_bytes=ROOM,
@@ -104,6 +111,7 @@ def load(
     requested: str | None = "F32",
     engine: str | None = None,
     context: int = 256,
+    overrides: Mapping[str, object] | None = None,
 ) -> Iterator[CausalLM]:
     """Load the checkpoint in ``path``; without an ``engine`` the strict readahead of tests reads.
 
@@ -113,12 +121,13 @@ def load(
         requested: The dtype to compute in, as the user asks for it.
         engine: The I/O engine of the extension's readahead.
         context: Tokens that the plan holds, of each of four sequences.
+        overrides: Keys laid over config.json.
     """
     files = open_files(path)
     code = compute_dtype(files.main_dtype, requested, bf16_arithmetic=True)
     dtype = TORCH_DTYPES[code]
     way = MODES[mode]
-    made = make_plan(files, way, arithmetic=code, context=context)
+    made = make_plan(files, way, arithmetic=code, context=context, overrides=overrides)
     if engine is None:
         readahead: _core.Readahead | FakeReadahead = FakeReadahead(
             files.files,
