@@ -84,7 +84,7 @@ class KvCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put sequence ``beam_idx[i]`` in the place of sequence ``i``."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
         self._choose(beam_idx.tolist())
 
     def batch_repeat_interleave(self, repeats: int) -> None:

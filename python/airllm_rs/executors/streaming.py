@@ -310,11 +310,13 @@ def _lengths(
     batch, tokens = inputs.shape[:2]
     longest = int(positions.max()) + 1
     now = (past + tokens,) * batch if valid is None else tuple(valid.sum(1).tolist())
+    # sequences are not interrupted: earlier tokens are as far back as they are in the cache
+    keys = (positions[:, -1:] - torch.arange(past + tokens - 1, -1, -1)).clamp(min=0)
     if not isinstance(cache, KvCache):
-        return Lengths(longest, now)
+        return Lengths(longest, now, keys)
     if past == 0 or cache.first_lengths is None:
         cache.first_lengths = now
-    return Lengths(longest, cache.first_lengths)
+    return Lengths(longest, cache.first_lengths, keys)
 
 
 def _sight(

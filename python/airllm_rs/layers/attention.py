@@ -10,7 +10,7 @@ from torch import nn
 
 from airllm_rs.layers.linear import Linear, multiply_together
 from airllm_rs.layers.mask import Sight
-from airllm_rs.layers.rope import rotate
+from airllm_rs.layers.rope import first_keys, rotate
 from airllm_rs.layers.scores import PLAIN, Scores, attend
 
 if TYPE_CHECKING:
@@ -104,15 +104,17 @@ class Attention(nn.Module):
             query = self.q_norm(query)
             key = self.k_norm(key)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        if self.shape.turns:
-            rotation = context.rotation
-            assert rotation is not None, "the executor sets it for families that turn"
+        rotation = context.rotation if self.shape.turns else None
+        if rotation is not None:
             query = rotate(query, rotation)
-            key = rotate(key, rotation)
             if rotation.gain is not None:
                 query = query * rotation.gain
+            if rotation.keys is None:
+                key = rotate(key, rotation)
         if context.cache is not None:
             key, value = context.cache.update(key, value, self.index)
+        if rotation is not None and rotation.keys is not None:
+            key = rotate(key, first_keys(rotation.keys, key.shape[2]))
         mixed = attend(query, key, value, context.sight, self.shape.scores, self.sinks)
         return self.o_proj(mixed)  # type: ignore[no-any-return]
 

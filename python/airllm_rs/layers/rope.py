@@ -26,7 +26,9 @@ class Lengths:
     longest: int
     """Tokens of the longest, those at hand included."""
     first: tuple[int, ...] | None = None
-    """Of each sequence, how many tokens the cache began with; None if it has none yet."""
+    """Of each sequence, how many tokens the cache began with; None if that is not known."""
+    keys: Tensor | None = None
+    """Positions of all keys, those of the tokens at hand included, (B or 1, S)."""
 
 
 class Rotation(NamedTuple):
@@ -38,6 +40,9 @@ class Rotation(NamedTuple):
     """Whether item 2i turns with 2i + 1, and not i with i + D / 2."""
     gain: Tensor | None = None
     """What queries are multiplied by, of shape (B or 1, 1, T, 1)."""
+    keys: Rotation | None = None
+    """That of all keys, where the cache holds them as they were before; None where only new keys
+    are turned."""
 
 
 class RotaryEmbedding:
@@ -143,6 +148,11 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
         first = _turn(x[..., :turned], rotation)
         return torch.cat((first, x[..., turned:]), dim=-1)
     return _turn(x, rotation)
+
+
+def first_keys(rotation: Rotation, keys: int) -> Rotation:
+    """Return the rotation of the first ``keys`` of those that ``rotation`` is of."""
+    return rotation._replace(cos=rotation.cos[:, :, :keys], sin=rotation.sin[:, :, :keys])
 
 
 def _turn(x: Tensor, rotation: Rotation) -> Tensor:

@@ -57,7 +57,8 @@ class GrowingRope(RotaryEmbedding):
         alpha = max(2.0 ** ceil(log2(tokens / self._length) + 1) - 1, 1.0)
         dim = self._head_dim
         base = self._theta * alpha ** (dim / (dim - 2))
-        return 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+        frequencies: Tensor = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+        return frequencies
 
     def _gain(self, positions: Tensor, dtype: torch.dtype) -> Tensor | None:
         if int(positions.max()) < self._length:
