@@ -17,6 +17,7 @@ from airllm_rs.families import (
     glm,
     glm4,
     gpt_oss,
+    granite,
     internlm,
     internlm2,
     internlm3,
@@ -52,6 +53,7 @@ __all__ = [
 _MODULES = (
     llama, mistral, yi, internlm, internlm2, internlm3, qwen, qwen2, qwen3, chatglm, glm, glm4,
     baichuan, phi3, gemma2, gemma3, mixtral, qwen3_moe, deepseek_v2, deepseek_v3, gpt_oss,
+    granite,
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {

@@ -14,6 +14,7 @@ from airllm_rs.models import (
     glm,
     glm4,
     gpt_oss,
+    granite,
     internlm,
     internlm2,
     internlm3,
@@ -53,6 +54,7 @@ _BUILDERS = {
     "deepseek_v2": deepseek.build_v2,
     "deepseek_v3": deepseek.build_v3,
     "gpt_oss": gpt_oss.build,
+    "granite": granite.build,
 }
 
 

@@ -73,6 +73,15 @@ MLA: Keys = {
 }
 
 KINDS: dict[str, tuple[str, Keys]] = {
+    "granite": (
+        "granite",
+        {
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.4,
+            "residual_multiplier": 0.6,
+            "logits_scaling": 2.5,
+        },
+    ),
     "llama": ("llama", {}),
     "llama, tied, biases": (
         "llama",
