@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.originals.cases import CASES, PREFILL, STEPS, TOKENS, padded, reference_logits
+from models.originals.cases import CASES, PREFILL, STEPS, TOKENS, reference_logits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,9 +60,9 @@ def relative_error(got: NDArray[np.float64], want: NDArray[np.float64]) -> float
 
 def record(name: str) -> dict[str, NDArray[np.float32]]:
     """Run the makers' code on a case, and return what is kept of it."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from models.originals import makers_code  # noqa: PLC0415 - optional
+    from models.originals import makers_code
 
     arrays: dict[str, NDArray[np.float32]] = {}
     for key, (calls, is_padded, first) in RECORDED.items():
@@ -77,7 +77,7 @@ def record(name: str) -> dict[str, NDArray[np.float32]]:
 
 def main() -> None:
     """Record all cases."""
-    from models.originals import makers_code  # noqa: PLC0415 - optional
+    from models.originals import makers_code
 
     FOLDER.mkdir(exist_ok=True)
     for name in CASES:
