@@ -15,22 +15,15 @@ from loading import load
 from models.architectures import ROWS, SCENARIOS, Row, error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from airllm_rs.generation.causal_lm import CausalLM
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES = ("resident", "streamed", "ring below a layer")
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Keep torch from handing out work that is smaller than handing it out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
