@@ -52,7 +52,7 @@ class Row:
     family: str
     """The ``model_type`` in its config.json."""
     judge: Literal["transformers", "reference"]
-    overrides: Mapping[str, object] = field(default_factory=dict)
+    overrides: Mapping[str, object] = field(default_factory=dict, hash=False)
     """``config_overrides`` that a tiny model needs, for families recognised by their size."""
     depends_on_length: bool = False
     """The rotation changes with the length: the judge must be given the same calls."""
@@ -93,11 +93,7 @@ class Row:
             dtype: In which transformers computes; the reference always computes in float64.
         """
         calls, is_padded = SCENARIOS[scenario]
-        calls = calls if self.depends_on_length else WHOLE
-        if self.judge == "reference":
-            return _reference(self.name, calls, is_padded)
-        model = in_tree.model_of(path, dtype)
-        return in_tree.logits(model, self.ids, calls, self.mask if is_padded else None)
+        return _judged(self, path, calls if self.depends_on_length else WHOLE, is_padded, dtype)
 
     def own_bf16_error(self, path: Path, want: Tensor) -> float | None:
         """Return the `error` of the judge in bfloat16, or of the makers' code; None if unknown.
@@ -110,8 +106,12 @@ class Row:
 
 
 @cache
-def _reference(name: str, calls: Calls, is_padded: bool) -> Tensor:
-    return torch.from_numpy(cases.reference_logits(name, calls, is_padded=is_padded))
+def _judged(row: Row, path: Path, calls: Calls, is_padded: bool, dtype: torch.dtype) -> Tensor:
+    if row.judge == "reference":
+        logits = cases.reference_logits(row.name, calls, is_padded=is_padded)
+        return torch.from_numpy(logits)
+    model = in_tree.model_of(path, dtype)
+    return in_tree.logits(model, row.ids, calls, row.mask if is_padded else None)
 
 
 def error(got: Tensor, want: Tensor, *, routes: bool = False) -> float:

@@ -207,9 +207,9 @@ def _scaled(name: str, noise: Tensor, model_type: str) -> Tensor:
     return noise * (gain / inputs**0.5)
 
 
-def model_of(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load a checkpoint with transformers."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+def model_of(path: Path, dtype: torch.dtype = torch.float32, **keys: object) -> PreTrainedModel:
+    """Load a checkpoint with transformers; ``keys`` are laid over config.json."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **keys)
     return model.eval()
 
 

@@ -15,12 +15,29 @@ from loading import load
 from models.architectures import ROWS, SCENARIOS, Row, error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from airllm_rs.generation.causal_lm import CausalLM
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES = ("resident", "streamed", "ring below a layer")
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write the checkpoint of a row once: ``(row, dtype)``."""
+    paths: dict[tuple[str, torch.dtype], Path] = {}
+
+    def write(row: Row, dtype: torch.dtype = torch.float32) -> Path:
+        key = (row.name, dtype)
+        if key not in paths:
+            paths[key] = row.write(tmp_path_factory.mktemp(row.family), dtype)
+        return paths[key]
+
+    return write
 
 
 def native(row: Row) -> bool:
@@ -60,8 +77,8 @@ def run(model: CausalLM, row: Row, scenario: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("row", parameters())
-def test_logits_are_the_judges(row: Row, mode: str, tmp_path: Path) -> None:
-    path = row.write(tmp_path)
+def test_logits_are_the_judges(row: Row, mode: str, written: Callable[..., Path]) -> None:
+    path = written(row)
     wrong = []
     with load(path, mode, overrides=row.overrides) as model:
         for scenario in row.scenarios:
@@ -76,8 +93,10 @@ def test_logits_are_the_judges(row: Row, mode: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", parameters())
-def test_bf16_loses_no_more_than_twice_what_the_judge_loses(row: Row, tmp_path: Path) -> None:
-    path = row.write(tmp_path, torch.bfloat16)
+def test_bf16_loses_no_more_than_twice_what_the_judge_loses(
+    row: Row, written: Callable[..., Path]
+) -> None:
+    path = written(row, torch.bfloat16)
     want = row.oracle(path, "prefill")
     theirs = row.own_bf16_error(path, want)
     if theirs is None:

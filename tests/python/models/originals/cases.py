@@ -100,13 +100,18 @@ CASES: dict[str, Case] = {
 
 
 def weights(name: str) -> dict[str, NDArray[np.float32]]:
-    """Return the tensors of a case, the same each time.
+    """Return the tensors of a case, the same each time."""
+    return random_weights(CASES[name].config, seed=zlib.crc32(name.encode()))
+
+
+def random_weights(config: Mapping[str, object], seed: int) -> dict[str, NDArray[np.float32]]:
+    """Return tensors for a configuration.
 
     Attention is far from uniform, norms and biases are random, and every value is a bfloat16.
     """
-    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    generator = np.random.default_rng(seed)
     tensors: dict[str, NDArray[np.float32]] = {}
-    for key, shape in shapes(CASES[name].config).items():
+    for key, shape in shapes(config).items():
         noise = generator.standard_normal(shape)
         if key.endswith("inv_freq"):
             noise = np.full(shape, 7.0)  # nothing may read it

@@ -22,6 +22,7 @@ from models.originals.cases import CASES, TOKENS, padded, tokens, weights
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 ROOT = "deep_training"
@@ -150,4 +151,5 @@ def logits(
             out = model(input_ids=ids[:, start:stop], **given)
         past = out.past_key_values
         parts.append(out.logits)
-    return torch.cat(parts, dim=1).double().numpy()
+    stacked: NDArray[np.float64] = torch.cat(parts, dim=1).double().numpy()
+    return stacked
