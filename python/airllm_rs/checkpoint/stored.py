@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs.errors import UnsupportedModelError
@@ -93,11 +92,6 @@ class StoredWeight:
     """Rows of a head whose two halves alternate (row 2i is of the first); 0 for rows in order."""
     aside: tuple[str, ...] = ()
     """Tensors that belong to it and that nothing reads when it is used."""
-
-    @property
-    def matrix_shape(self) -> tuple[int, int]:
-        """What kernels take it for, (rows, columns): a vector is one row."""
-        return prod(self.shape[:-1]), self.shape[-1]
 
     @property
     def nbytes(self) -> int:
