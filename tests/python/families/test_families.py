@@ -19,6 +19,7 @@ BASE: dict[str, object] = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "vocab_size": 256,
+    "pad_token_id": 0,
 }
 VARIANTS: list[dict[str, object]] = [
     {},
