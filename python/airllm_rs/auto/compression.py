@@ -11,7 +11,7 @@ from airllm_rs.checkpoint import cache_directory, open_checkpoint
 from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.checkpoint.splits import find_split, is_split
 from airllm_rs.errors import AirLLMError, StoreError
-from airllm_rs.families import family_of, validate
+from airllm_rs.families import understand
 from airllm_rs.memory import choose_budget
 from airllm_rs.store import StoreRequest, make_store, read_store
 from airllm_rs.store.identity import hub_snapshot, identify
@@ -87,14 +87,13 @@ def compressed(
     refuse_what_is_quantised(files.path, files.schemes, scheme)
     identity = identify(files.path, files.files)
     place = _home(options) / f"{_name(files.path)}-{scheme}-{identity.fingerprint[:16]}"
-    family = family_of(config)
+    config, family, _ = understand(config, files)
     if read_store(place) is None:
         if not options.may_make:
             raise StoreError(
                 f"there is no {scheme} store of {identity.name} yet: "
                 "make one with `airllm-rs shard`, and plan for that"
             )
-        validate(config, family, files)
         log.info("making a %s copy of %s, once, in %s", scheme, identity.name, place)
     made = make_store(
         StoreRequest(
