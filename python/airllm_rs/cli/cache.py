@@ -48,8 +48,9 @@ def remove(
 ) -> None:
     """Delete stores and conversions; of a store elsewhere only the store's own files."""
     show_log(quiet=quiet)
-    freed = sum(registry.remove(path) for path in paths)
-    _report([str(path) for path in paths], freed, as_json=as_json)
+    freed = registry.remove(*paths)
+    removed = {path.resolve(): str(path) for path in paths}
+    _report(list(removed.values()), freed, as_json=as_json)
 
 
 def prune(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.durable import write_json
 from airllm_rs.checkpoint.model_files import read_json
-from airllm_rs.checkpoint.opening import MANIFEST
+from airllm_rs.checkpoint.opening import MANIFEST, STRIPE
 from airllm_rs.checkpoint.writing import INDEX
-from airllm_rs.store.manifest import STRIPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

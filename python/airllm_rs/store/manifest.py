@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.durable import sync_directory, write_json
-from airllm_rs.checkpoint.opening import MANIFEST
+from airllm_rs.checkpoint.opening import MANIFEST, STRIPE
 from airllm_rs.checkpoint.writing import INDEX
+from airllm_rs.errors import CheckpointError
 from airllm_rs.store.jobs import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-STRIPE = "airllm_rs.stripe.json"
 PAD = "__pad__."
 
 
@@ -60,6 +60,40 @@ class Store:
     def paths(self) -> list[Path]:
         """The files with weights."""
         return [self.directories[file.directory] / file.name for file in self.files]
+
+
+@dataclass(frozen=True, slots=True)
+class Stripe:
+    """What a directory of a striped store, other than the first, says about itself."""
+
+    id: str
+    """Of the store."""
+    store: Path
+    """The directory of its manifest."""
+
+    def is_used(self, directory: Path) -> bool:
+        """Tell whether the store is there, and has ``directory`` among its own."""
+        try:
+            store = read_store(self.store)
+        except CheckpointError:
+            return True  # as far as one can tell
+        except OSError:
+            return False
+        others = store.directories[1:] if store is not None and store.id == self.id else ()
+        return directory.resolve() in [other.resolve() for other in others]
+
+
+def stripe_of(directory: Path) -> Stripe | None:
+    """Return which store a directory holds a part of; None if it does not say."""
+    try:
+        known = json.loads((directory / STRIPE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(known, dict):
+        return None
+    store_id, store = known.get("id"), known.get("store")
+    is_whole = isinstance(store_id, str) and isinstance(store, str)
+    return Stripe(store_id, Path(store)) if is_whole else None
 
 
 def read_store(directory: Path) -> Store | None:

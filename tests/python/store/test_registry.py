@@ -18,8 +18,8 @@ from airllm_rs.checkpoint.durable import locked, locked_if_free
 from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
 from airllm_rs.errors import StoreError
 from airllm_rs.store import registry
-from airllm_rs.store.making import LOCK
-from airllm_rs.store.manifest import STRIPE
+from airllm_rs.store.places import LOCK
+from airllm_rs.checkpoint.opening import STRIPE
 from store_making import SHAPE, make
 from tiny import tiny_checkpoint
 
