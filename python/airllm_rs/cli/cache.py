@@ -35,6 +35,8 @@ def list_entries(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     for entry in found:
         size = format_bytes(entry.nbytes)
         table.add_row(str(entry.path), entry.kind, entry.scheme or "", entry.source, size)
+    if len(found) > 1:
+        table.add_row("in all", "", "", "", format_bytes(sum(entry.nbytes for entry in found)))
     print_table(table)
 
 

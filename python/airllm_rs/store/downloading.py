@@ -122,7 +122,14 @@ def make_while_downloading(request: DownloadRequest, progress: Progress) -> Made
         read = _run(work, left, done)
         files = [done[job.directory, job.name] for job in jobs]
         shutil.rmtree(downloads, ignore_errors=True)
-        store = finish(request.directories, request.scheme, identity, files, companions)
+        store = finish(
+            request.directories,
+            request.scheme,
+            identity,
+            files,
+            companions,
+            has_copied_head=request.config.tie_word_embeddings and has_own_head(jobs),
+        )
     return Made(store, len(left), len(jobs) - len(left), read)
 
 

@@ -136,7 +136,14 @@ def _make(
         )
     if identify(request.files.path, request.files.files) != identity:
         raise CheckpointChanged(f"{request.files.path} was changed while it was read; start again")
-    store = finish(request.directories, request.scheme, identity, files, companions)
+    store = finish(
+        request.directories,
+        request.scheme,
+        identity,
+        files,
+        companions,
+        has_copied_head=request.config.tie_word_embeddings and has_own_head(jobs),
+    )
     deleted = _delete(request, store, progress)
     return Made(store, counts.made, counts.kept, counts.nbytes, deleted)
 
@@ -220,15 +227,27 @@ def finish(
     identity: SourceIdentity,
     files: Sequence[StoredFile],
     companions: Sequence[str],
+    *,
+    has_copied_head: bool,
 ) -> Store:
-    """Commit a store whose files are all finished, and return it."""
+    """Commit a store whose files are all finished, and return it.
+
+    Args:
+        directories: Where its files are.
+        scheme: How its matrices are encoded.
+        identity: What it was made of.
+        files: Its files.
+        companions: The files beside them.
+        has_copied_head: Whether it has a head that was made of the embedding table.
+    """
     expected = {(file.directory, file.name) for file in files}
     for number, directory in enumerate(directories):
         # of an earlier attempt with another scheme
         for record in (directory / RECORDS).glob("*.safetensors.json"):
             if (number, record.stem) not in expected:
                 (directory / record.stem).unlink(missing_ok=True)
-    commit(directories, scheme, identity.as_json(), files, companions)
+    source = {**identity.as_json(), "tied": True} if has_copied_head else identity.as_json()
+    commit(directories, scheme, source, files, companions)
     for directory in directories:
         shutil.rmtree(directory / RECORDS, ignore_errors=True)
     for other in directories[1:]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PAD = "__pad__."
+HEAD_LAYER = "lm_head"
 
 
 class StoredFile(NamedTuple):
@@ -92,8 +93,9 @@ def stripe_of(directory: Path) -> Stripe | None:
     if not isinstance(known, dict):
         return None
     store_id, store = known.get("id"), known.get("store")
-    is_whole = isinstance(store_id, str) and isinstance(store, str)
-    return Stripe(store_id, Path(store)) if is_whole else None
+    if not isinstance(store_id, str) or not isinstance(store, str):
+        return None
+    return Stripe(store_id, Path(store))
 
 
 def read_store(directory: Path) -> Store | None:
@@ -128,6 +130,17 @@ def read_store(directory: Path) -> Store | None:
         ),
         companions=tuple(found["companions"]),
     )
+
+
+def has_copied_head(directory: Path) -> bool:
+    """Tell whether a directory has a store whose head was made of the embedding table.
+
+    Raises:
+        CheckpointError: if its manifest is none.
+        OSError: if it cannot be read.
+    """
+    store = read_store(directory)
+    return store is not None and store.source.get("tied") is True
 
 
 def commit(

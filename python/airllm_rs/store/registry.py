@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.cache_directory import cache_directory
+from airllm_rs.checkpoint.converted import sources_of
 from airllm_rs.checkpoint.durable import locked_if_free, write_json
 from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
 from airllm_rs.errors import CheckpointError, StoreError
@@ -196,7 +197,11 @@ def _entry(path: Path, *, in_cache: bool) -> CacheEntry:
 
 def _source(path: Path) -> str:
     """Return what something was made of, as far as it was remembered when it was begun."""
-    return _text(_record(path), "source") or ""
+    known = _text(_record(path), "source")
+    if known is not None:
+        return known
+    first = sources_of(path)[:1]
+    return first[0] if first else ""
 
 
 def _lock_of(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,8 @@ from airllm_rs.auto.opening import open_files
 from airllm_rs.auto.options import LoadOptions
 from airllm_rs.errors import StoreError
 from airllm_rs.stats.progress import NoProgress
-from airllm_rs.store import read_store
-from store_making import SHAPE
+from airllm_rs.store import read_store, registry
+from store_making import SHAPE, make
 from tiny import tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -84,6 +85,49 @@ def test_who_only_plans_makes_nothing(model: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="make one with `airllm-rs shard`"):
         opened(model, compression="8bit", may_make=False)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_damaged_store_of_ours_is_made_whole_by_the_next_load(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened(model, compression="8bit").path
+    path = store / "layers.0.safetensors"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert opened(model, compression="8bit", verify="off").path == store
+    assert path.read_bytes() != good
+    assert opened(model, compression="8bit").path == store
+    assert path.read_bytes() == good
+    assert "is corrupt" in caplog.text
+
+
+def test_a_store_that_was_made_elsewhere_is_used(model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "disk" / "mine"
+    registry.register(make(model, store, scheme="4bit").store)
+    assert opened(model, compression="4bit").path == store
+    assert opened(model, compression="8bit").path != store
+    shards = str(tmp_path / "shards")
+    wanted_there = opened(model, compression="4bit", layer_shards_saving_path=shards)
+    assert wanted_there.path.parent == tmp_path / "shards"
+    (model / "model.safetensors").unlink()
+    assert opened(model, compression="4bit").path == store
+
+
+def test_where_the_weights_went_is_told(model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "mine"
+    registry.register(make(model, store, scheme="4bit", may_delete=True).store)
+    with pytest.raises(StoreError, match=f"no weights any more: they are in {store}, 4bit; name"):
+        opened(model)
+    assert opened(store).path == store
+
+
+def test_what_config_json_calls_quantised_is_refused_whatever_its_tensors_are(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (model / "config.json").write_text(json.dumps(config))
+    save_file({"x": torch.zeros(1)}, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StoreError, match=r"is quantised already \(gptq\), and compression='4bit'"):
+        opened(model, compression="4bit")
 
 
 def split(model: Path, place: Path, name: str = "splitted_model") -> Path:
