@@ -60,14 +60,30 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
-def write_json(path: Path, content: Mapping[str, object], *, indent: int | None = None) -> None:
-    """Write ``content`` to ``path``, which is replaced at once."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=indent, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_json(
+    path: Path, content: Mapping[str, object], *, indent: int | None = None, is_locked: bool = True
+) -> None:
+    """Write ``content`` to ``path``, which is replaced at once.
+
+    Args:
+        path: Where to.
+        content: What.
+        indent: Spaces of each level; all on one line if None.
+        is_locked: Whether nobody else writes it. Else each process writes a file of its own first,
+            and the last one counts.
+    """
+    temporary = path.with_name(
+        f"{path.name}.tmp" if is_locked else f"{path.name}.{os.getpid()}.tmp"
+    )
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=indent, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync_directory(directory: Path) -> None:

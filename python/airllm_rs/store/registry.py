@@ -62,7 +62,8 @@ def register_begun(directory: Path, source: str) -> None:
     path = _record(directory)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"directory": str(directory.resolve()), "source": source})
+        known = {"directory": str(directory.resolve()), "source": source}
+        write_json(path, known, is_locked=False)
     except OSError as error:
         # a home that cannot be written to costs a line of a list, nothing else
         log.debug("store not recorded: %s", error)

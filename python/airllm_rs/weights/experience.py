@@ -109,7 +109,7 @@ def keep_experience(plan: MemoryPlan, files: Sequence[str], flow: Flow) -> None:
     kept = [*known.items(), (model, entry)][-_MODELS:]
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_file(), dict(kept), indent=1)
+        write_json(_file(), dict(kept), indent=1, is_locked=False)
     except OSError as error:
         # a home that cannot be written to costs a less exact plan, nothing else
         log.debug("experience not recorded: %s", error)

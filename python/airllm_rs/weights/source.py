@@ -58,6 +58,11 @@ class Matrix:
         self._converted: Tensor | None = None
 
     @property
+    def is_repacked(self) -> bool:
+        """Whether a streamed block is valid only until the next one is taken, of any matrix."""
+        return bool(self._repacking)
+
+    @property
     def is_resident(self) -> bool:
         """Whether every block is kept in memory."""
         return all(block.unit in self._source.residents for block in self.blocks)
