@@ -17,6 +17,7 @@ from airllm_rs.memory import choose_budget, told_of_budget
 from airllm_rs.store import StoreRequest, make_store, read_store
 from airllm_rs.store.identity import hub_snapshot, identify
 from airllm_rs.store.making import refuse_what_is_encoded, refuse_what_is_quantised
+from airllm_rs.store.preview import preview
 from airllm_rs.store.registry import STORES, register, stores
 
 if TYPE_CHECKING:
@@ -101,12 +102,12 @@ def compressed(
     place = _home(options) / f"{_name(files.path)}-{scheme}-{identity.fingerprint[:16]}"
     store, family = read_store(place) or _elsewhere(identity, options), family_of(config)
     if store is None:
-        if not options.may_make:
-            raise StoreError(
-                f"there is no {scheme} store of {identity.name} yet: "
-                "make one with `airllm-rs shard`, and plan for that"
-            )
         validate(config, family, files)
+        if not options.may_make:
+            log.info(
+                "there is no %s store of %s yet: this is what it would be", scheme, identity.name
+            )
+            return preview(files, config, family, scheme)
         log.warning("making a %s copy of %s, once, in %s", scheme, identity.name, place)
     budget = choose_budget(options.memory)
     request = StoreRequest(

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from airllm_rs.auto.opening import open_files
+from airllm_rs.auto.opening import Opened, open_files, open_model
 from airllm_rs.auto.options import LoadOptions
 from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.errors import StoreError
 from airllm_rs.stats.progress import NoProgress
-from airllm_rs.store import read_store, registry
+from airllm_rs.store import SCHEMES, read_store, registry
 from store_making import SHAPE, make
 from tiny import tiny_checkpoint
 
@@ -83,10 +83,29 @@ def test_a_store_with_its_own_scheme_is_itself_and_with_another_an_error(model: 
         opened(store, compression="4bit")
 
 
-def test_who_only_plans_makes_nothing(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="make one with `airllm-rs shard`"):
-        opened(model, compression="8bit", may_make=False)
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_who_only_plans_makes_nothing_and_plans_for_what_would_be_made(
+    tmp_path: Path, scheme: str, is_tied: bool
+) -> None:
+    shape = {**SHAPE, "tie_word_embeddings": is_tied}
+    model = tiny_checkpoint("llama", tmp_path / "model", dtype=torch.bfloat16, **shape)
+
+    def planned(may_make: bool) -> Opened:
+        options = LoadOptions(compression=scheme, may_make=may_make, weights_memory=1 << 20)
+        return open_model(model, options, progress=NoProgress())
+
+    before = planned(may_make=False)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    after = planned(may_make=True)
+    assert before.files.schemes == after.files.schemes
+    assert before.config == after.config
+    assert set(before.files.weight_names()) == set(after.files.weight_names())
+    for name in before.files.weight_names():
+        one, other = before.files.stored(name), after.files.stored(name)
+        assert (one.dtype, one.shape, one.nbytes) == (other.dtype, other.shape, other.nbytes)
+    for field in ("total_bytes", "ring_bytes", "resident_bytes", "streamed_bytes_per_sweep"):
+        assert getattr(before.plan, field) == getattr(after.plan, field), field
 
 
 def test_a_damaged_store_of_ours_is_made_whole_by_the_next_load(
