@@ -121,7 +121,7 @@ def _find(path: Path, known: Sequence[CacheEntry]) -> CacheEntry:
         if entry.path.resolve() == wanted:
             return entry
     stripe = stripe_of(wanted)
-    if stripe is not None and stripe.is_used(wanted):
+    if stripe is not None and _is_part(wanted):
         raise StoreError(f"{path} holds a part of the store {stripe.store}: remove that")
     is_store = (wanted / MANIFEST).exists() or (wanted / RECORDS).is_dir()
     if path.is_symlink() or not (is_store or stripe):
@@ -165,7 +165,8 @@ def _inside() -> Iterator[CacheEntry]:
         directory = cache_directory() / home
         for path in sorted(directory.iterdir()) if directory.is_dir() else ():
             # a link leads to what is not in the cache
-            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            is_own = path.is_dir() and not path.is_symlink() and not path.name.startswith(".")
+            if is_own and not _is_part(path):
                 yield _entry(path, in_cache=True)
 
 
@@ -175,8 +176,15 @@ def _outside() -> Iterator[CacheEntry]:
         place = _place(record, "directory")
         if place is None or cache in place.parents:
             continue
-        if (place / MANIFEST).exists() or (place / RECORDS).is_dir():
+        is_begun = (place / MANIFEST).exists() or (place / RECORDS).is_dir()
+        if is_begun and not _is_part(place):
             yield _entry(place, in_cache=False)
+
+
+def _is_part(directory: Path) -> bool:
+    """Tell whether a directory goes with a store whose manifest is elsewhere."""
+    stripe = stripe_of(directory)
+    return stripe is not None and stripe.is_used(directory)
 
 
 def _entry(path: Path, *, in_cache: bool) -> CacheEntry:

@@ -55,6 +55,8 @@ def store_in(directory: Path) -> Store:
         CheckpointError: if its manifest cannot be used.
         OSError: if that cannot be read.
     """
+    if not directory.exists():
+        raise StoreError(f"{directory}: no such directory")
     if directory.is_file():
         raise StoreError(f"{directory} is a file, and no shard store: name a store's directory")
     store = read_store(directory)

@@ -288,3 +288,20 @@ def test_a_broken_manifest_says_what_removes_it_and_that_works(model: Path, tmp_
     assert not store.exists()
     make(model, store, scheme="8bit")
     verify_store(store, NoProgress())
+
+
+def test_parts_of_a_finished_store_are_never_pruned(
+    striped: tuple[Path, Path], model: Path, cache: Path, tmp_path: Path
+) -> None:
+    first, second = striped
+    # as if the process was killed after the manifest was written
+    (second / RECORDS).mkdir()
+    registry.register_begun(second, str(model))
+    inside = cache / "stores" / "part"
+    registry.register(make(model, tmp_path / "main", inside, scheme="4bit").store)
+    assert {entry.path for entry in registry.entries()} == {first, tmp_path / "main"}
+    assert registry.prune() == ([], 0)
+    with pytest.raises(StoreError, match="holds a part of the store"):
+        registry.remove(inside)
+    for store in (first, tmp_path / "main"):
+        verify_store(store, NoProgress())
