@@ -130,6 +130,7 @@ def test_a_store_that_was_made_elsewhere_is_used(model: Path, tmp_path: Path) ->
     shards = str(tmp_path / "shards")
     wanted_there = opened(model, compression="4bit", layer_shards_saving_path=shards)
     assert wanted_there.path.parent == tmp_path / "shards"
+    shutil.rmtree(shards)
     (model / "model.safetensors").unlink()
     assert opened(model, compression="4bit").path == store
 
