@@ -99,6 +99,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
             total_bytes=plan.total_bytes,
             resident_bytes=plan.resident_bytes,
             streamed_bytes_per_sweep=plan.streamed_bytes_per_sweep,
+            scheme=", ".join(self.opened.files.schemes) or None,
             sweeps=self.executor.sweeps,
             timings=self.timings,
             io=io,

@@ -15,7 +15,7 @@ from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.checkpoint.remote import look_at
 from airllm_rs.errors import StoreError
 from airllm_rs.families import read_config, understand
-from airllm_rs.memory import choose_budget
+from airllm_rs.memory import choose_budget, told_of_budget
 from airllm_rs.store import StoreRequest, check_scheme, make_store
 from airllm_rs.store.downloading import DownloadRequest, make_while_downloading
 from airllm_rs.store.making import refuse_what_is_quantised
@@ -59,6 +59,9 @@ def shard(
         register(made.store)
         return made
     files, config = open_files(path_or_id, options, progress)
+    for directory in directories:
+        if files.path.resolve() in directory.resolve().parents:
+            raise StoreError(f"{directory} is inside the checkpoint: choose a place beside it")
     config, family, _ = understand(config, files)
     budget = choose_budget(memory)
     log.info("%s", budget)
@@ -70,8 +73,10 @@ def shard(
         directories=tuple(directory.absolute() for directory in directories),
         memory_bytes=budget.nbytes,
         may_delete=delete_original,
+        may_repair=True,
     )
-    made = make_store(request, progress)
+    with told_of_budget(budget):
+        made = make_store(request, progress)
     register(made.store)
     return made
 
@@ -111,6 +116,7 @@ def _while_downloading(
     config = read_config(read_json(snapshot / "config.json"), options.config_overrides)
     remote = look_at(repo_id, snapshot.name, options.hf_token)
     config, family, _ = understand(config, remote)
+    budget = choose_budget(memory)
     request = DownloadRequest(
         remote=remote,
         snapshot=snapshot,
@@ -118,6 +124,7 @@ def _while_downloading(
         family=family,
         scheme=scheme,
         directories=tuple(directory.absolute() for directory in directories),
-        memory_bytes=choose_budget(memory).nbytes,
+        memory_bytes=budget.nbytes,
     )
-    return make_while_downloading(request, progress)
+    with told_of_budget(budget):
+        return make_while_downloading(request, progress)

@@ -73,7 +73,7 @@ def convert(directory: Path, target: Path | None = None, *, progress: Progress) 
     """
     files, result = sources(directory), conversion(directory, target)
     if not is_converted(result):
-        convert_once(result, lambda partial: _convert(directory, files, partial, progress))
+        convert_once(result, lambda partial: _convert(directory, files, partial, progress), files)
     return result
 
 

@@ -62,11 +62,32 @@ def test_what_was_converted_goes_and_the_conversion_stays(model: Path, tmp_path:
     assert not (model / "pytorch_model.bin").exists()
 
 
-def test_nothing_goes_when_nothing_was_converted(model: Path, tmp_path: Path) -> None:
-    make(model, tmp_path / "store", scheme="8bit")
-    made = make(model, tmp_path / "store", scheme="8bit", may_delete=True)
-    assert made.deleted_bytes == 0
+def test_weights_go_when_the_store_was_there_already_and_is_right(
+    model: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    make(model, store, scheme="8bit")
+    path = store / "norm.safetensors"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="is corrupt"):
+        make(model, store, scheme="8bit", may_delete=True)
     assert (model / "model.safetensors").exists()
+    made = make(model, store, scheme="8bit", may_delete=True, may_repair=True)
+    assert (made.files_made, path.read_bytes()) == (1, good)
+    assert made.deleted_bytes > 0
+    assert not (model / "model.safetensors").exists()
+
+
+def test_that_nothing_could_be_deleted_is_said(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "other").mkdir()
+    (model / "model.safetensors").rename(tmp_path / "other" / "model.safetensors")
+    (model / "model.safetensors").symlink_to(tmp_path / "other" / "model.safetensors")
+    make(model, tmp_path / "store", may_delete=True)
+    assert f"nothing of {model} was deleted" in caplog.text
+    assert (tmp_path / "other" / "model.safetensors").exists()
 
 
 def test_nothing_goes_when_the_store_is_not_what_was_written(

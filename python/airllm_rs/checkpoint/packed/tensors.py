@@ -13,8 +13,8 @@ from airllm_rs.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from airllm_rs import _core
     from airllm_rs.checkpoint.stored import StoredPart
+    from airllm_rs.checkpoint.tensor_table import TensorTable
 
 # Constants of a format, not weights.
 _MOST_BYTES = 1 << 20
@@ -23,7 +23,7 @@ _MOST_BYTES = 1 << 20
 class Tensors:
     """The tensors of a checkpoint by name."""
 
-    def __init__(self, core: _core.Checkpoint) -> None:
+    def __init__(self, core: TensorTable) -> None:
         self._core = core
         self.names = core.names()
         self._files = core.files
