@@ -84,8 +84,7 @@ def _chatglm(files: TokenizerFiles) -> ConvertedTokenizer:
     return _tokenizer(
         files,
         backend,
-        {name: named[name] for name in ("unk_token", "eos_token")}
-        | {"pad_token": named["unk_token"]},
+        {"unk_token": pad, "pad_token": pad, "eos_token": end},
         chat_template=template,
         chat_format=None if template or files.says("-base") or files.says("codegeex") else chat,
         stop_tokens=("<|user|>", "<|observation|>") if is_third else (),

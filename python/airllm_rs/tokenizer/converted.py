@@ -51,10 +51,13 @@ class ConvertedTokenizer(PreTrainedTokenizerFast):
         Raises:
             TokenizerError: if the vocabulary lacks one.
         """
-        found = {token: self.backend_tokenizer.token_to_id(token) for token in self.stop_tokens}
-        if missing := [token for token, token_id in found.items() if token_id is None]:
-            raise TokenizerError(f"the vocabulary has no token {missing[0]!r}")
-        return list(found.values())
+        ids = []
+        for token in self.stop_tokens:
+            token_id = self.backend_tokenizer.token_to_id(token)
+            if token_id is None:
+                raise TokenizerError(f"the vocabulary has no token {token!r}")
+            ids.append(token_id)
+        return ids
 
     def apply_chat_template(  # type: ignore[override] # what transformers adds is in `more`
         self,

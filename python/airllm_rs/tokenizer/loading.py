@@ -94,8 +94,7 @@ def encode_chat(
         )
     except TemplateError as error:
         raise TokenizerError(f"the chat template refuses the conversation: {error}") from error
-    assert isinstance(ids, list), "one conversation is one list of ids"
-    return [int(token_id) for token_id in ids]
+    return list(ids)
 
 
 def stop_ids(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airllm_rs.tokenizer.sentencepiece_model import SentencePieceModel
+
+_ALL = 1 << 20  # more spaces than begin any text
 
 
 def sentencepiece_bpe(
@@ -27,7 +30,8 @@ def sentencepiece_bpe(
 
     Not as in sentencepiece: a character that has no piece of its own does not take part in a
     longer one; an unused piece takes part in none; a text that is exactly one user-defined piece
-    gets no dummy prefix.
+    gets no dummy prefix; a model that normalises characters does so by graphemes, of which CR LF
+    is one.
 
     Args:
         model: A BPE model that treats white space as a prefix.
@@ -48,9 +52,10 @@ def sentencepiece_bpe(
         for token_id, piece in enumerate(model.pieces)
         if piece.kind is Kind.USER_DEFINED and token_id not in names
     ]
-    tokenizer.normalizer = _normalizer(model, defined)
+    normalizer = _normalizer(model, defined)
+    tokenizer.normalizer = normalizer
     tokenizer.decoder = _decoder(model)
-    tokenizer.add_tokens([_user_defined(text, model) for text in defined])
+    tokenizer.add_tokens([_user_defined(text, normalizer) for text in defined])
     tokenizer.add_special_tokens(
         [
             AddedToken(piece.text, normalized=False, special=True)
@@ -76,12 +81,12 @@ def _merges(model: SentencePieceModel, vocab: Mapping[str, int]) -> list[tuple[s
         if piece.kind is Kind.NORMAL and vocab.get(piece.text) == token_id
     }
     ranked = [
-        (-score, vocab[text], text[:at], text[at:])
+        (-score, vocab[text], left, right)
         for text, score in scores.items()
         for at in range(1, len(text))
-        if text[:at] in scores and text[at:] in scores
+        if (left := text[:at]) in scores and (right := text[at:]) in scores
     ]
-    ranked.sort(key=lambda pair: pair[:2])
+    ranked.sort(key=itemgetter(0, 1))
     return [(left, right) for _, _, left, right in ranked]
 
 
@@ -90,7 +95,7 @@ def _normalizer(model: SentencePieceModel, defined: list[str]) -> normalizers.No
     if model.precompiled_charsmap:
         steps.append(normalizers.Precompiled(model.precompiled_charsmap))
     if model.remove_extra_whitespaces:
-        steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
+        steps.append(normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     if model.add_dummy_prefix:
         # the names of added tokens are normalised too, and those must not get a prefix
@@ -101,14 +106,13 @@ def _normalizer(model: SentencePieceModel, defined: list[str]) -> normalizers.No
     return normalizers.Sequence(steps)
 
 
-def _user_defined(text: str, model: SentencePieceModel) -> AddedToken:
+def _user_defined(text: str, normalizer: normalizers.Normalizer) -> AddedToken:
     """Return a piece that is never split and never joined.
 
     It is looked for after normalisation, where it does not cut a text into parts with a dummy
     prefix each, unless normalisation would change it.
     """
-    charsmap = model.precompiled_charsmap
-    is_kept = not charsmap or normalizers.Precompiled(charsmap).normalize_str(text) == text
+    is_kept = normalizer.normalize_str(text) == text
     return AddedToken(text, normalized=is_kept, special=False)
 
 
@@ -118,5 +122,6 @@ def _decoder(model: SentencePieceModel) -> decoders.Decoder:
         steps.append(decoders.ByteFallback())
     steps.append(decoders.Fuse())
     if model.add_dummy_prefix or model.remove_extra_whitespaces:
-        steps.append(decoders.Strip(" ", 1, 0))
+        most = _ALL if model.remove_extra_whitespaces else 1
+        steps.append(decoders.Strip(" ", most, 0))
     return decoders.Sequence(steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs.errors import TokenizerError
 
@@ -28,11 +28,12 @@ class Kind(IntEnum):
     BYTE = 6
 
 
+_KINDS = {kind.value: kind for kind in Kind}
 _BPE = 2
+_FLOAT = struct.Struct("<f")
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One entry of the vocabulary; its id is its place."""
 
     text: str
@@ -76,7 +77,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     content = path.read_bytes()
     try:
         return _model(content)
-    except (IndexError, ValueError, TypeError, struct.error) as error:
+    except (LookupError, ValueError, TypeError, struct.error) as error:
         raise TokenizerError(f"{path} is no sentencepiece model: download it again") from error
 
 
@@ -110,24 +111,35 @@ def _model(content: bytes) -> SentencePieceModel:
 
 
 def _piece(content: bytes) -> Piece:
-    fields = dict(_fields(content))
-    (score,) = struct.unpack("<f", _bytes(fields.get(2, bytes(4))))
-    text = _bytes(fields[1]).decode() if 1 in fields else ""
-    return Piece(text, score, Kind(_int(fields, 3, Kind.NORMAL)))
+    text, score, kind = b"", 0.0, 1
+    for field, value in _fields(content):
+        if field == 1:
+            text = _bytes(value)
+        elif field == 2:
+            (score,) = _FLOAT.unpack(_bytes(value))
+        elif field == 3 and isinstance(value, int):
+            kind = value
+    return Piece(text.decode(), score, _KINDS[kind])
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Return number and value of each field: a number, or bytes of any fixed or given length."""
     at = 0
     while at < len(content):
-        key, at = _varint(content, at)
+        key = content[at]
+        at += 1
+        if key >= 0x80:  # a call for each of half a million fields would take as long as the rest
+            key, at = _varint(content, at - 1)
         wire = key & 7
         if wire == 0:
             number, at = _varint(content, at)
             yield key >> 3, number
             continue
         if wire == 2:
-            length, at = _varint(content, at)
+            length = content[at]
+            at += 1
+            if length >= 0x80:
+                length, at = _varint(content, at - 1)
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -51,12 +52,12 @@ def tiktoken_bpe(ranks: Mapping[bytes, int], names: Mapping[int, str], pattern: 
     characters = _byte_characters()
     spelled = {token: "".join(characters[byte] for byte in token) for token in ranks}
     pairs = [
-        (rank, ranks[token[:at]], token[:at], token[at:])
+        (rank, ranks[left], left, right)
         for token, rank in ranks.items()
         for at in range(1, len(token))
-        if token[:at] in ranks and token[at:] in ranks
+        if (left := token[:at]) in ranks and (right := token[at:]) in ranks
     ]
-    pairs.sort(key=lambda pair: pair[:2])
+    pairs.sort(key=itemgetter(0, 1))
     vocab = {spelled[token]: rank for token, rank in ranks.items()}
     tokenizer = Tokenizer(
         models.BPE(
