@@ -91,11 +91,13 @@ class TokenizerFiles:
 
     def says(self, word: str) -> bool:
         """Tell whether a name that the checkpoint goes by has ``word`` in it."""
+        directory = self.directory.absolute()
+        if directory.parent.name == "snapshots":  # the hub's cache: models--OWNER--NAME above it
+            directory = directory.parents[1]
         names = [
             self.config.get("_name_or_path"),
             self.tokenizer.get("name_or_path"),
-            # on the hub's disk cache the name is two directories above the files
-            *self.directory.absolute().parts[-3:],
+            directory.name,
         ]
         return any(isinstance(name, str) and word in name.lower() for name in names)
 
