@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,7 +59,10 @@ class Detokenizer:
         Tokens that are bytes are decoded together: while the last character of several is
         incomplete, every byte of all of them is a replacement character.
         """
-        same = len(os.path.commonprefix([self._shown, text]))
+        if text.startswith(self._shown):
+            return len(self._shown)
+        pairs = zip(self._shown, text, strict=False)
+        same = next((at for at, (old, new) in enumerate(pairs) if old != new), len(text))
         rest = self._shown[same:]
         return same + sum(1 if c == _INCOMPLETE else len(c.encode()) for c in rest)
 
