@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
 from tiktoken import Encoding
@@ -49,25 +49,23 @@ TEXTS = (
 """Text of every kind that has its own rule somewhere."""
 
 
-def train_sentencepiece(path: Path, **options: object) -> SentencePieceProcessor:
+def train_sentencepiece(path: Path, **options: Any) -> SentencePieceProcessor:
     """Write a BPE model to ``path`` and return it, read by sentencepiece."""
     corpus = path.with_suffix(".txt")
     corpus.write_text(CORPUS, encoding="utf-8")
-    SentencePieceTrainer.train(
-        **{
-            "input": str(corpus),
-            "model_prefix": str(path.with_suffix("")),
-            "model_type": "bpe",
-            "vocab_size": 520,
-            "hard_vocab_limit": False,
-            "byte_fallback": True,
-            "normalization_rule_name": "identity",
-            "remove_extra_whitespaces": False,
-            "add_dummy_prefix": False,
-            "minloglevel": 2,
-            **options,
-        }
-    )
+    settings: dict[str, Any] = {
+        "input": str(corpus),
+        "model_prefix": str(path.with_suffix("")),
+        "model_type": "bpe",
+        "vocab_size": 520,
+        "hard_vocab_limit": False,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "add_dummy_prefix": False,
+        "minloglevel": 2,
+    } | options
+    SentencePieceTrainer.train(**settings)
     corpus.unlink()
     return read(path)
 
@@ -77,12 +75,18 @@ def read(path: Path) -> SentencePieceProcessor:
     return SentencePieceProcessor(model_file=str(path))
 
 
+def read_proto(path: Path) -> Any:  # noqa: ANN401 - protobuf makes the class at run time
+    """Return the ModelProto in ``path``, read by protobuf."""
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto.ParseFromString(path.read_bytes())
+    return proto
+
+
 def edit_sentencepiece(
     path: Path, *, kinds: Mapping[int, int], names: Mapping[int, str]
 ) -> SentencePieceProcessor:
     """Give pieces of the model in ``path`` other kinds and names; return it, read again."""
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(path.read_bytes())
+    proto = read_proto(path)
     for index, kind in kinds.items():
         proto.pieces[index].type = kind
     for index, name in names.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -284,7 +284,7 @@ def test_a_chat_is_what_transformers_returns(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(qwen(tmp_path / "m")[0])
     ids = encode_chat(tokenizer, [USER])
     assert ids is not None
-    chat = tokenizer.apply_chat_template
+    chat: Any = tokenizer.apply_chat_template
     assert chat([USER], add_generation_prompt=True)["input_ids"] == ids
     assert chat([USER], add_generation_prompt=True, tokenize=False) == tokenizer.decode(ids)
     tensors = chat([USER], add_generation_prompt=True, return_tensors="pt")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+from sentencepiece import SentencePieceProcessor
 
 from airllm_rs.errors import TokenizerError
 from airllm_rs.tokenizer.sentencepiece_bpe import sentencepiece_bpe
 from airllm_rs.tokenizer.sentencepiece_model import Kind, read_sentencepiece
-from vocabularies import CORPUS, TEXTS, edit_sentencepiece, train_sentencepiece
+from vocabularies import CORPUS, TEXTS, edit_sentencepiece, read_proto, train_sentencepiece
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +51,7 @@ def test_the_file_is_read_as_protobuf_reads_it(
 ) -> None:
     path = pair[2]
     found = read_sentencepiece(path)
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(path.read_bytes())
+    proto = read_proto(path)
     assert [tuple(piece) for piece in found.pieces] == [
         (piece.piece, piece.score, piece.type) for piece in proto.pieces
     ]
@@ -129,8 +128,7 @@ def test_unused_pieces_are_never_made(tmp_path: Path) -> None:
 def test_scores_decide_not_ids(tmp_path: Path) -> None:
     path = tmp_path / "m.model"
     oracle = train_sentencepiece(path)
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(path.read_bytes())
+    proto = read_proto(path)
     normal = [piece for piece in proto.pieces if piece.type == Kind.NORMAL]
     for piece, score in zip(normal, reversed([p.score for p in normal]), strict=True):
         piece.score = score
