@@ -55,7 +55,7 @@ VARIANTS: list[dict[str, object]] = [
 
 CASES = [
     (model_type, variant)
-    for model_type in FAMILIES
+    for model_type in ("llama", "mistral", "qwen2", "qwen3")
     for variant in VARIANTS
     # transformers refuses it
     if not (model_type == "mistral" and "num_key_value_heads" in variant)
