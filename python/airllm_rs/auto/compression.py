@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.bridging import refuse_bridged
 from airllm_rs.checkpoint import cache_directory, open_checkpoint
 from airllm_rs.checkpoint.splits import find_split, is_split
 from airllm_rs.errors import AirLLMError, StoreError
@@ -81,6 +82,7 @@ def compressed(
             f"{files.path} is a shard store with {own.scheme} weights: leave compression= out, "
             f"or start from the original checkpoint, {own.source.get('name', 'unknown')}"
         )
+    refuse_bridged(config, f"compression={scheme!r}")
     refuse_what_is_encoded(files, scheme)
     refuse_what_is_quantised(files.path, files.schemes, scheme)
     identity = identify(files.path, files.files)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.bridging import read_any_config, runs_layer_by_layer, understand
 from airllm_rs.auto.compression import compressed, find_prepared
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.packed import method_of
-from airllm_rs.families import family_of, read_config, validate
 from airllm_rs.memory import (
     PlanLimits,
     PlanRequest,
@@ -91,7 +91,7 @@ def open_files(
     """
 
     def check(raw: Mapping[str, object]) -> None:
-        read_config(raw, options.config_overrides)
+        read_any_config(raw, options.config_overrides)
         method = method_of(raw)
         if method is not None and not Path(path_or_id).expanduser().exists():
             # before it is downloaded
@@ -103,11 +103,11 @@ def open_files(
             )
 
     files = find_files(path_or_id, options, progress, check)
-    config = read_config(files.config, options.config_overrides)
+    config = read_any_config(files.config, options.config_overrides)
     found = compressed(files, config, options, progress)
     if found is not files:
         # a store may have a head where the checkpoint has none
-        config = read_config(found.config, options.config_overrides)
+        config = read_any_config(found.config, options.config_overrides)
     return found, config
 
 
@@ -133,13 +133,12 @@ def open_model(
     """
     is_fresh = "torch" not in sys.modules
     files, config = open_files(path_or_id, options, progress)
-    family = family_of(config)
-    unused = validate(config, family, files)
-    if unused:
-        log.info("%d tensors of the checkpoint are not used, such as %s", len(unused), unused[0])
     arithmetic = compute_dtype(
         files.main_dtype, options.dtype_code, bf16_arithmetic=has_bf16_arithmetic()
     )
+    config, family, unused = understand(config, files, arithmetic)
+    if unused:
+        log.info("%d tensors of the checkpoint are not used, such as %s", len(unused), unused[0])
     tokens = options.context
     if tokens is None and context is not None:
         tokens = context(files)
@@ -165,6 +164,8 @@ def open_model(
             limits=_limits(files, options),
         ),
     )
+    if not runs_layer_by_layer(family):
+        planned = replace(planned, holds_layer=False)
     return Opened(
         files, config, family, unused, planned, budget, arithmetic, options, is_fresh=is_fresh
     )

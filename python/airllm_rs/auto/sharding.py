@@ -7,6 +7,7 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.bridging import refuse_bridged
 from airllm_rs.auto.opening import open_files
 from airllm_rs.checkpoint import hub
 from airllm_rs.checkpoint.model_files import read_json
@@ -56,6 +57,7 @@ def shard(
         register(made.store)
         return made
     files, config = open_files(path_or_id, options, progress)
+    refuse_bridged(config, "a shard store")
     family = family_of(config)
     validate(config, family, files)
     budget = choose_budget(memory)

@@ -8,6 +8,7 @@ from airllm_rs.checkpoint.packed import check_quantization
 from airllm_rs.config import ModelConfig, parse_config
 from airllm_rs.errors import ConfigError, UnsupportedModelError
 from airllm_rs.families import llama, mistral, qwen2, qwen3
+from airllm_rs.families.bridged import BridgedConfig
 from airllm_rs.families.family import Family, Layer, TensorSpec
 from airllm_rs.families.validation import validate
 
@@ -27,6 +28,9 @@ def family_of(config: ModelConfig) -> Family:
     Raises:
         UnsupportedModelError: if its ``model_type`` is not known; lists those that are.
     """
+    if isinstance(config, BridgedConfig):
+        assert config.family is not None, "the checkpoint was looked at before"
+        return config.family
     return _family(config.model_type, config.raw)
 
 

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from airllm_rs.config import ModelConfig
+    from airllm_rs.memory.demand import Shape
 
 EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
 
-Kind = Literal["embedding", "decoder", "norm", "head"]
+Kind = Literal["embedding", "decoder", "other", "norm", "head"]
+Placement = Literal["planned", "table", "resident", "gathered"]
+"""Who decides what stays in memory: the plan; the plan, which may look its rows up on disk instead;
+nobody, it stays; nobody, its rows are looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     required: bool = True
+    placement: Placement = "planned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,9 @@ class Family:
         They are ``embed_tokens``, ``layers.0`` …, ``norm``, ``lm_head``. The head of a tied model
         is the embedding table, under the name of the embedding table.
         """
-        table = TensorSpec(EMBEDDING, (config.vocab_size, config.hidden_size))
+        table = TensorSpec(
+            EMBEDDING, (config.vocab_size, config.hidden_size), placement="table"
+        )
         head = TensorSpec(HEAD, (config.vocab_size, config.hidden_size))
         return (
             Layer("embed_tokens", "embedding", (table,)),
@@ -67,6 +74,11 @@ class Family:
             Layer("norm", "norm", (TensorSpec(NORM, (config.hidden_size,)),)),
             Layer("lm_head", "head", (table if config.tie_word_embeddings else head,)),
         )
+
+    @property
+    def embedding(self) -> str:
+        """The name of the embedding table."""
+        return EMBEDDING
 
     def is_ignorable(self, name: str, config: ModelConfig) -> bool:
         """Tell whether a tensor that is no part of the model may be in its checkpoint."""
@@ -81,6 +93,10 @@ class Family:
     def kv_bytes_per_layer(self, config: ModelConfig, item_size: int) -> int:
         """Return the bytes of keys and values that one token adds in one layer."""
         return 2 * config.num_key_value_heads * config.head_dim * item_size
+
+    def beside_bytes(self, config: ModelConfig, shape: Shape) -> int:
+        """Return what a run takes beside its weights, keys and values, and what all models take."""
+        return 0
 
 
 def decoder_tensors(

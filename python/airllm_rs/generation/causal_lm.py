@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers.generation.configuration_utils import GenerationMode
     from transformers.generation.streamers import BaseStreamer
 
-    from airllm_rs.executors.streaming import StreamingExecutor
+    from airllm_rs.executors.executor import Executor
     from airllm_rs.memory import MemoryPlan
 
 
@@ -42,7 +42,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
     def __init__(
         self,
         config: PreTrainedConfig,
-        executor: StreamingExecutor,
+        executor: Executor,
         *,
         generation_config: GenerationConfig | None = None,
     ) -> None:
@@ -124,12 +124,10 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
             cache = self.new_cache(batch, tokens)
         else:
             self._admit(batch, past + tokens, cache)
-        if position_ids is None:
-            position_ids = torch.arange(past, past + tokens, device=self.device)[None]
         states: list[Tensor] | None = [] if output_hidden_states else None
         logits = self.executor.sweep(
             inputs.to(self.dtype) if inputs.is_floating_point() else inputs,
-            positions=position_ids.to(self.device),
+            positions=None if position_ids is None else position_ids.to(self.device),
             valid=self._valid(attention_mask, past + tokens),
             cache=cache,
             wanted=logits_to_keep,
@@ -142,14 +140,14 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         )
         return output.to_tuple() if return_dict is False else output
 
-    def new_cache(self, sequences: int, tokens: int) -> KvCache:
-        """Return an empty cache for ``sequences`` of at least ``tokens``.
+    def new_cache(self, sequences: int, tokens: int) -> Cache | None:
+        """Return an empty cache for ``sequences`` of at least ``tokens``; None if there is no such.
 
         All that the plan holds is reserved; it is only taken as it fills.
         """
         self._admit(sequences, tokens, None)
         planned = self.plan.context * self.plan.max_num_seqs // sequences
-        return KvCache(self.executor.windows, max(tokens, planned))
+        return self.executor.new_cache(max(tokens, planned))
 
     def generate(
         self, inputs: Tensor | None = None, **kwargs: object
@@ -271,6 +269,9 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
             return
         copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
         cache = self.new_cache(batch_size * copies, max_cache_length + 1)
+        if cache is None:
+            model_kwargs["use_cache"] = generation_config.use_cache = False
+            return
         if generation_config.is_assistant:
             cache.activate_past_recording()  # type: ignore[no-untyped-call]
         model_kwargs["cache"] = cache

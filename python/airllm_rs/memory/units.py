@@ -8,7 +8,6 @@ from math import lcm, prod
 from typing import TYPE_CHECKING, Protocol
 
 from airllm_rs.checkpoint.stored import Q
-from airllm_rs.families.family import EMBEDDING
 from airllm_rs.memory.arithmetic import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -148,7 +147,9 @@ def build_units(
             continue
         first = len(builder.units)
         builder.add_matrices(number, layer)
-        parts[layer.kind] += tuple(range(first, len(builder.units)))
+        # what is no decoder layer, but read in a sweep as if it were one
+        kind = "decoder" if layer.kind == "other" else layer.kind
+        parts[kind] += tuple(range(first, len(builder.units)))
     units = tuple(builder.units)
     groups = [unit.nbytes for unit in units[len(always) :] if len(unit.weights) > 1]
     return UnitTable(
@@ -172,7 +173,8 @@ class _Builder:
 
     def add_small(self, number: int, layer: Layer) -> None:
         """Add one unit with all that the layer always has in memory."""
-        small = [piece for spec in layer.tensors for piece in self._small_pieces(spec)]
+        kept = [spec for spec in layer.tensors if spec.placement != "gathered"]
+        small = [piece for spec in kept for piece in self._small_pieces(spec)]
         if small:
             self._add(number, f"{layer.name} (small tensors)", small)
 
@@ -180,6 +182,8 @@ class _Builder:
         """Add the matrices of a layer in order of use, in blocks if large, in groups if small."""
         group: list[list[Piece]] = []
         for spec in layer.tensors:
+            if spec.placement == "gathered":
+                continue
             weight = self._files.stored(spec.name)
             large = self._large_parts(spec, weight)
             if not large:
@@ -203,9 +207,10 @@ class _Builder:
         """Return the parts that are not always resident, but read with their matrix."""
         if len(spec.shape) < 2:
             return []
+        if spec.placement == "resident":
+            return []
         # a table is looked up by rows; it is a matrix however small it is
-        is_table = spec.name == EMBEDDING
-        least = 0 if is_table else self._limits.resident_below
+        least = 0 if spec.placement == "table" else self._limits.resident_below
         return [part for part in weight.parts if part.info.nbytes >= least]
 
     def _small_pieces(self, spec: TensorSpec) -> list[Piece]:
