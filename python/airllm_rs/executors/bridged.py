@@ -230,7 +230,11 @@ class BridgedExecutor:
         if run.cache is not None:
             named[self._cache_name] = run.cache
         if run.valid is not None:
-            named["attention_mask"] = run.valid[:, : run.past + start + tokens].long()
+            end = run.past + start + tokens
+            # what keeps no keys of earlier tokens has no use for their mask
+            mask = run.valid[:, end - tokens if self.family.keeps_states_alone else 0 : end]
+            if not bool(mask.all()):
+                named["attention_mask"] = mask.long()
         if run.positions is not None and "position_ids" in self._accepts:
             named["position_ids"] = run.positions[..., start : start + tokens]
         if wants_states:

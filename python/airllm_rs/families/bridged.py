@@ -63,6 +63,11 @@ class BridgedFamily(Family):
     """What `airllm_rs.models.bridge` runs, on meta."""
 
     @property
+    def keeps_states_alone(self) -> bool:
+        """Whether no layer keeps keys and values."""
+        return self.state_numbers > 0 and self.kv_numbers == 0
+
+    @property
     def embedding(self) -> str:
         """The name of the embedding table."""
         return self.table

@@ -73,6 +73,11 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         return self.executor.dtype
 
     @property
+    def _uses_cache(self) -> bool:
+        # some configurations of transformers lack the key
+        return bool(self.config.to_dict().get("use_cache", True))
+
+    @property
     def plan(self) -> MemoryPlan:
         """The memory plan in force."""
         return self.executor.plan
@@ -120,7 +125,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         if tokens == 0:
             raise ValueError("there are no tokens to run")
         past = 0 if cache is None else cache.get_seq_length()
-        if cache is None and (self.config.use_cache if use_cache is None else use_cache):
+        if cache is None and (self._uses_cache if use_cache is None else use_cache):
             cache = self.new_cache(batch, tokens)
         else:
             self._admit(batch, past + tokens, cache)

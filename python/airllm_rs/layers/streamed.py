@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.nn import functional
 
+from airllm_rs.errors import UnsupportedModelError
 from airllm_rs.layers.linear import Linear, placeholder
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ class Streamed(torch.Tensor):
         if func in _PASSIVE:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        written = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if written and args and isinstance(args[0], Streamed):
+            raise UnsupportedModelError(
+                "this model changes its weights while it runs, which streamed weights do not keep"
+            )
         if func is functional.linear:
             made = _linear(*args, **kwargs)
             if made is not None:

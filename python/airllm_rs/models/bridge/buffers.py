@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -20,7 +19,6 @@ def compute_buffers(model: PreTrainedModel) -> None:
     for tensor in model.state_dict(keep_vars=True).values():
         tensor._is_hf_initialized = True
     stored = model.state_dict(keep_vars=True).keys()
-    owners: set[nn.Module] = set()
     for path, module in model.named_modules():
         local = [
             name
@@ -29,8 +27,7 @@ def compute_buffers(model: PreTrainedModel) -> None:
         ]
         for name in local:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
-        if local:
-            owners.add(module)
     for module in model.modules():
-        module._is_hf_initialized = module not in owners  # type: ignore[assignment]
+        # a buffer may be filled by a module further out
+        module._is_hf_initialized = False  # type: ignore[assignment]
     model.initialize_weights()

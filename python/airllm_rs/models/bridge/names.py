@@ -146,10 +146,12 @@ def _grouped(
         converter = None if pattern is None else by_pattern[pattern]
         entry = found.setdefault(renamed, (converter, []))
         entry[1].append((pattern or name, name))
-    origins = [
-        Origin(tuple(sources), converter, first, (first,))
-        for first, (converter, sources) in found.items()
-    ]
+    origins = []
+    for first, (converter, sources) in found.items():
+        # rules take all that one pattern matches, then all of the next
+        patterns = list(dict.fromkeys(pattern for pattern, _ in sources))
+        ordered = sorted(sources, key=lambda source: patterns.index(source[0]))
+        origins.append(Origin(tuple(ordered), converter, first, (first,)))
     return origins, strange
 
 

@@ -149,7 +149,9 @@ def _parsed(raw: Mapping[str, object]) -> PreTrainedConfig:
         raise UnsupportedModelError(_unknown(raw))
     rest = {key: value for key, value in raw.items() if key not in _NOT_OURS}
     with _made_of(raw):
-        return CONFIG_MAPPING[model_type].from_dict(rest)  # type: ignore[no-any-return]
+        # infinities, which JSON has no word for
+        spelled = PreTrainedConfig._decode_special_floats(rest)
+        return CONFIG_MAPPING[model_type].from_dict(spelled)  # type: ignore[no-any-return]
 
 
 def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
