@@ -7,14 +7,16 @@ import logging
 import threading
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from airllm_rs.errors import AirLLMError
+from airllm_rs.executors.replaying import Recording, Replay, is_full
 from airllm_rs.memory import replan
 from airllm_rs.models.bridge.attaching import attach
-from airllm_rs.models.bridge.caches import guarded, new_cache, note_tokens
+from airllm_rs.models.bridge.caches import FollowingCache, guarded, new_cache, note_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +101,9 @@ class BridgedExecutor:
         self._cache_name = "cache" if "cache" in self._accepts else "past_key_values"
         self._progress = (0, 1)
         bridged.conductor.handler = self._run_layer
+        self._replay = Replay(
+            bridged.conductor, list(bridged.skeleton.layers), is_tuple=bridged.trace.is_tuple
+        )
         self.tree = BridgedTree(bridged.skeleton.decoder, self._model.get_output_embeddings())
 
     @property
@@ -142,7 +147,10 @@ class BridgedExecutor:
             run = _Run(inputs, positions, valid, cache, past)
             try:
                 with self._watch(batch * tokens), guarded(cache), torch.no_grad():
-                    logits = self._chunk_by_chunk(run, starts, size, wanted, hidden_states)
+                    if self._can_replay(run, starts, hidden_states):
+                        logits = self._layer_by_layer(run, starts, size, wanted)
+                    else:
+                        logits = self._chunk_by_chunk(run, starts, size, wanted, hidden_states)
             except BaseException:
                 self._attached.scope.clear()
                 self.weights.release()
@@ -154,8 +162,6 @@ class BridgedExecutor:
                 self._attached.scope.clear()
                 self.weights.release()
             self.weights.finish()
-            if len(starts) > 1:
-                self.weights.expect()
             note_tokens(cache, tokens)
             return logits
 
@@ -179,6 +185,77 @@ class BridgedExecutor:
             self._attached.unbind(self.weights.residents)
             self.weights.close()
 
+    def _can_replay(
+        self, run: _Run, starts: range, hidden_states: list[Tensor] | None
+    ) -> bool:
+        tokens = run.inputs.shape[0] * run.inputs.shape[1]
+        return (
+            len(starts) > 1
+            and not self.family.why_by_chunk
+            and self.plan.sweeps(tokens) == 1
+            and hidden_states is None
+            and isinstance(run.cache, FollowingCache)
+        )
+
+    def _layer_by_layer(
+        self, run: _Run, starts: range, size: int, wanted: int | Tensor
+    ) -> Tensor:
+        """Pass all chunks through a layer before the next one, in one sweep where masks are small.
+
+        The model's own forward runs up to its layers once per chunk, and beyond them once.
+        """
+        assert isinstance(run.cache, FollowingCache)
+        tokens = run.inputs.shape[1]
+        first = first_wanted(wanted, tokens)
+        layers = len(self._attached.layers)
+        rows: list[Tensor] = []
+        waiting: list[Recording] = []
+        for start in starts:
+            stop = min(start + size, tokens)
+            forward = partial(self._forward, run, start, stop, None, False)
+            waiting.append(self._replay.record(forward, run.cache, run.past + start, stop - start))
+            if stop < tokens and not is_full(waiting):
+                continue
+            self._progress = (layers * stop // tokens - layers, layers)
+            self._replay.run(waiting, run.cache, self.weights, self._around)
+            self.sweeps += 1
+            for chunk in waiting:
+                rows.append(chunk.hidden[:, max(first - (chunk.start - run.past), 0) :])
+            waiting.clear()
+            if stop < tokens:
+                # the head's turn in the order, without a use for it
+                self.weights.finish()
+                self.weights.expect()
+        hidden = torch.cat([part for part in rows if part.shape[1]], dim=1)
+        parts = [
+            self._ended(run.inputs[:, first + start : first + start + size], hidden[:, start : start + size])
+            for start in range(0, hidden.shape[1], size)
+        ]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if isinstance(wanted, torch.Tensor):
+            logits = logits[:, wanted % tokens - first]
+        return logits.float()
+
+    def _ended(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        """Return the logits of ``hidden`` (B, t, hidden), for the tokens ``inputs``."""
+        run = _Run(inputs, None, None, None, 0)
+        forward = partial(self._forward, run, 0, inputs.shape[1], inputs.shape[1], False)
+        outputs: Any = self._replay.end(forward, hidden)
+        return outputs.logits  # type: ignore[no-any-return]
+
+    def _around(self, index: int) -> Callable[[], None]:
+        attached = self._attached
+        attached.scope.clear()
+        attached.settle(index)
+
+        def done() -> None:
+            attached.scope.clear()
+            base, total = self._progress
+            if self.on_layer is not None:
+                self.on_layer(base + index + 1, total)
+
+        return done
+
     def _chunk_by_chunk(
         self,
         run: _Run,
@@ -193,7 +270,8 @@ class BridgedExecutor:
         kept = [max(min(start + size, tokens) - max(first, start), 0) for start in starts]
         layers = len(self._attached.layers)
         wants_states = hidden_states is not None
-        if len(starts) > 1:
+        is_finite = len(starts) > 1
+        if is_finite:
             order = self.weights.order
             body = [unit for unit in order if unit not in self._attached.head_units]
             sweeps = [order if keep or wants_states else body for keep in kept]
@@ -210,6 +288,9 @@ class BridgedExecutor:
                 states.append(outputs.hidden_states)
             del outputs
             self.sweeps += 1
+        if is_finite:
+            self.weights.finish()
+            self.weights.expect()
         if hidden_states is not None:
             hidden_states += [torch.cat(found, dim=1) for found in zip(*states, strict=True)]
         logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -253,16 +334,11 @@ class BridgedExecutor:
         arguments: tuple[object, ...],
         keywords: dict[str, object],
     ) -> object:
-        attached = self._attached
-        attached.scope.clear()
-        attached.settle(index)
+        done = self._around(index)
         try:
             return forward(*arguments, **keywords)
         finally:
-            attached.scope.clear()
-            done, total = self._progress
-            if self.on_layer is not None:
-                self.on_layer(done + index + 1, total)
+            done()
 
 
 def first_wanted(wanted: int | Tensor, tokens: int) -> int:

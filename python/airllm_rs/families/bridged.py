@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from airllm_rs.memory.demand import Shape
 
 
+RECORDED_BYTES = 64 << 20
+"""What masks and positions of chunks may take that wait for the next layer."""
+
+
 def _no_tensors(config: ModelConfig, prefix: str) -> tuple[()]:
     raise AssertionError("the layers of a bridged model are found, not derived")
 
@@ -104,4 +108,6 @@ class BridgedFamily(Family):
         assembled = 2 * self.assembled_numbers * item
         # a cache that grows by copying has its largest layer twice
         grown = 2 * self.kv_numbers * item * shape.context * shape.max_num_seqs
+        masks = shape.context * shape.context * shape.max_num_seqs * 4
+        extra += 0 if self.why_by_chunk else min(masks, RECORDED_BYTES)
         return extra + scores + assembled + grown + self.state_numbers * 4 * shape.max_num_seqs
