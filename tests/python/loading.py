@@ -80,7 +80,11 @@ def make_plan(
     config: ModelConfig | None = None,
 ) -> MemoryPlan:
     """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
-    config = understand(read_any_config(files.config), files, arithmetic)[0] if config is None else config
+    config = (
+        understand(read_any_config(files.config), files, arithmetic)[0]
+        if config is None
+        else config
+    )
     request = PlanRequest(
         budget_bytes=ROOM,
         baseline_bytes=0,

@@ -185,9 +185,7 @@ class BridgedExecutor:
             self._attached.unbind(self.weights.residents)
             self.weights.close()
 
-    def _can_replay(
-        self, run: _Run, starts: range, hidden_states: list[Tensor] | None
-    ) -> bool:
+    def _can_replay(self, run: _Run, starts: range, hidden_states: list[Tensor] | None) -> bool:
         tokens = run.inputs.shape[0] * run.inputs.shape[1]
         return (
             len(starts) > 1
@@ -197,9 +195,7 @@ class BridgedExecutor:
             and isinstance(run.cache, FollowingCache)
         )
 
-    def _layer_by_layer(
-        self, run: _Run, starts: range, size: int, wanted: int | Tensor
-    ) -> Tensor:
+    def _layer_by_layer(self, run: _Run, starts: range, size: int, wanted: int | Tensor) -> Tensor:
         """Pass all chunks through a layer before the next one, in one sweep where masks are small.
 
         The model's own forward runs up to its layers once per chunk, and beyond them once.
@@ -228,7 +224,9 @@ class BridgedExecutor:
                 self.weights.expect()
         hidden = torch.cat([part for part in rows if part.shape[1]], dim=1)
         parts = [
-            self._ended(run.inputs[:, first + start : first + start + size], hidden[:, start : start + size])
+            self._ended(
+                run.inputs[:, first + start : first + start + size], hidden[:, start : start + size]
+            )
             for start in range(0, hidden.shape[1], size)
         ]
         logits = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -281,7 +279,9 @@ class BridgedExecutor:
         for index, (start, keep) in enumerate(zip(starts, kept, strict=True)):
             self._progress = (index * layers, layers * len(starts))
             has_head = keep > 0 or wants_states
-            outputs = self._forward(run, start, start + size, keep if has_head else None, wants_states)
+            outputs = self._forward(
+                run, start, start + size, keep if has_head else None, wants_states
+            )
             if keep:
                 parts.append(outputs.logits[:, -keep:])
             if wants_states:

@@ -43,7 +43,9 @@ class Replay:
     Between layers that forward does nothing: this was seen when it was traced.
     """
 
-    def __init__(self, conductor: Conductor, layers: Sequence[nn.Module], *, is_tuple: bool) -> None:
+    def __init__(
+        self, conductor: Conductor, layers: Sequence[nn.Module], *, is_tuple: bool
+    ) -> None:
         """Run ``layers``, whose every call is ``conductor``'s.
 
         Args:

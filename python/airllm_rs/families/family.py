@@ -61,9 +61,7 @@ class Family:
         They are ``embed_tokens``, ``layers.0`` …, ``norm``, ``lm_head``. The head of a tied model
         is the embedding table, under the name of the embedding table.
         """
-        table = TensorSpec(
-            EMBEDDING, (config.vocab_size, config.hidden_size), placement="table"
-        )
+        table = TensorSpec(EMBEDDING, (config.vocab_size, config.hidden_size), placement="table")
         head = TensorSpec(HEAD, (config.vocab_size, config.hidden_size))
         return (
             Layer("embed_tokens", "embedding", (table,)),

@@ -139,9 +139,7 @@ def _filled(value: Any, swapped: dict[int, Tensor]) -> Any:  # noqa: ANN401 - as
 class LinearWithWeight(Linear):
     """`Linear` whose ``weight`` is the matrix for whoever reads it past ``forward``."""
 
-    def __init__(
-        self, in_features: int, out_features: int, *, bias: bool, weight: Weight
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, weight: Weight) -> None:
         super().__init__(in_features, out_features, bias=bias)
         self._stands_for = weight
 

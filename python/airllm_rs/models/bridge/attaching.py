@@ -214,13 +214,13 @@ class _Maker:
         self, placed: list[tuple[str, nn.Module, str]], matrix: Matrix, stored: StoredWeights
     ) -> None:
         """Put the table where rows are looked up, and where it is the head's matrix too."""
-        tables = [(module, local) for _, module, local in placed if isinstance(module, nn.Embedding)]
+        tables = [
+            (module, local) for _, module, local in placed if isinstance(module, nn.Embedding)
+        ]
         others = [entry for entry in placed if not isinstance(entry[1], nn.Embedding)]
         is_kept = self._plan.embedding == "resident"
         rows = TableRows(stored, matrix.rows if is_kept else self._gather, stored.dtype)
-        self._attached.before.add_streamed(
-            tables, Streamed.of(rows), matrix if is_kept else None
-        )
+        self._attached.before.add_streamed(tables, Streamed.of(rows), matrix if is_kept else None)
         if others:
             self._attached.head_units |= self._weights.units_of([self._table])
         plain = [(module, local) for _, module, local in others]

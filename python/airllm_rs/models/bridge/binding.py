@@ -35,7 +35,9 @@ class Scope:
 class StoredWeights:
     """One tensor of the checkpoint as a parameter."""
 
-    def __init__(self, matrix: Matrix, scope: Scope, dtype: torch.dtype, compute: torch.dtype) -> None:
+    def __init__(
+        self, matrix: Matrix, scope: Scope, dtype: torch.dtype, compute: torch.dtype
+    ) -> None:
         self.shape = matrix.shape
         self.dtype = dtype
         self._matrix = matrix
@@ -104,7 +106,13 @@ class MadeWeights:
     """A parameter that rules make of tensors of the checkpoint."""
 
     def __init__(
-        self, name: str, parameter: Tensor, origin: Origin, scope: Scope, weights: WeightSource, model: nn.Module
+        self,
+        name: str,
+        parameter: Tensor,
+        origin: Origin,
+        scope: Scope,
+        weights: WeightSource,
+        model: nn.Module,
     ) -> None:
         self.shape = tuple(parameter.shape)
         self.dtype = parameter.dtype

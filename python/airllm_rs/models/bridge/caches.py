@@ -79,9 +79,7 @@ def guarded(cache: Cache | None) -> Iterator[None]:
             yield
     else:
         if getattr(cache, _BROKEN, False):
-            raise AirLLMError(
-                "this cache holds part of an interrupted sweep; begin with a new one"
-            )
+            raise AirLLMError("this cache holds part of an interrupted sweep; begin with a new one")
         setattr(cache, _BROKEN, True)
         yield
         setattr(cache, _BROKEN, False)

@@ -293,9 +293,7 @@ def _depends_on_length(module: nn.Module) -> bool:
     return any(found in _BY_LENGTH for found in kinds)
 
 
-def _remembered(
-    cache: object, config: BridgedConfig
-) -> tuple[int, int, tuple[int | None, ...]]:
+def _remembered(cache: object, config: BridgedConfig) -> tuple[int, int, tuple[int | None, ...]]:
     """Return numbers per token and layer, numbers of state, and the windows of layers with keys."""
     layers = list(getattr(cache, "layers", ()))
     if cache is None:

@@ -79,7 +79,9 @@ def bridged_config(
     return BridgedConfig(
         model_type=str(merged["model_type"]),
         hidden_size=hidden,
-        intermediate_size=max(listed or [number("intermediate_size", "ffn_dim", "n_inner", default=4 * hidden)]),
+        intermediate_size=max(
+            listed or [number("intermediate_size", "ffn_dim", "n_inner", default=4 * hidden)]
+        ),
         num_hidden_layers=number("num_hidden_layers"),
         num_attention_heads=heads,
         num_key_value_heads=number("num_key_value_heads", default=heads),
@@ -166,13 +168,14 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def _unknown(raw: Mapping[str, object]) -> str:
-    known = [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES]
+    known = {**MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, **MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
     model_type = raw.get("model_type")
     listed = raw.get("architectures")
     what = f"model_type {model_type!r}"
     if isinstance(listed, list) and listed:
         what += f" ({listed[0]})"
-    near = difflib.get_close_matches(str(model_type), known, n=3, cutoff=0.5)
+    near = [name for name, made in known.items() if isinstance(listed, list) and made in listed]
+    near = near or difflib.get_close_matches(str(model_type), known, n=3, cutoff=0.7)
     nearest = f"; nearest that are: {', '.join(near)}" if near else ""
     remote = (
         "; the code that comes with the checkpoint (auto_map in config.json) is never executed"
