@@ -17,7 +17,7 @@ from airllm_rs.generation.loop import decode
 from airllm_rs.stats import Timings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from transformers import Cache, LogitsProcessorList, PreTrainedTokenizerBase
     from transformers.generation.configuration_utils import GenerationMode
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
     from airllm_rs.executors.executor import Executor
     from airllm_rs.memory import MemoryPlan
+
+
+# How parameters of multimodal models begin that take something else than text.
+_NOT_TEXT = ("pixel_", "image_", "video_", "input_features", "audio_", "feature_attention_mask")
 
 
 class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
@@ -95,6 +99,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         past_key_values: Cache | None = None,
+        **others: object,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Run one sweep (a long prompt may take several) and return logits in float32.
 
@@ -110,7 +115,11 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
             output_attentions: Not supported: attention never has its weights as a tensor.
             return_dict: False for a tuple.
             past_key_values: Another name of ``cache``.
+            **others: Nothing: what else a model of transformers may take is refused.
         """
+        _refuse_others(others)
+        if unknown := next((name for name, value in others.items() if value is not None), None):
+            raise TypeError(f"forward() does not take {unknown!r}")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if cache is not None and past_key_values is not None:
@@ -158,6 +167,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         self, inputs: Tensor | None = None, **kwargs: object
     ) -> GenerateDecoderOnlyOutput | Tensor:
         """Generate as transformers does; its documentation holds, ids may be on any device."""
+        _refuse_others(kwargs)
         given = next(
             (tensor for tensor in (inputs, *kwargs.values()) if isinstance(tensor, Tensor)), None
         )
@@ -311,6 +321,16 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         raise AirLLMError(
             "nothing to save: the weights are those of the checkpoint; copy its files"
         )
+
+
+def _refuse_others(keywords: Mapping[str, object]) -> None:
+    """Refuse what is no text."""
+    for name, value in keywords.items():
+        if value is not None and name.startswith(_NOT_TEXT):
+            raise ValueError(
+                f"{name} is not taken: only the text part of a model runs here; leave images, "
+                "video and sound out"
+            )
 
 
 def _tokens(
