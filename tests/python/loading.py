@@ -11,27 +11,25 @@ import pytest
 from transformers import GenerationConfig
 
 from airllm_rs import _core
+from airllm_rs.auto.bridging import read_any_config, understand
+from airllm_rs.auto.executor import build_executor, configuration
 from airllm_rs.checkpoint import ModelFiles, open_checkpoint
 from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import BudgetError
-from airllm_rs.executors.streaming import StreamingExecutor
-from airllm_rs.families import family_of, read_config
 from airllm_rs.generation.causal_lm import CausalLM
-from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
 from airllm_rs.memory.arithmetic import compute_dtype
-from airllm_rs.models import build_model
 from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.readahead import open_readahead, unit_parts
 from airllm_rs.weights.rows import row_reader
-from airllm_rs.weights.source import WeightSource
 from fake_readahead import FakeReadahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from airllm_rs.config import ModelConfig
 
 ROOM = 1 << 30
 KIB = 1024
@@ -80,10 +78,14 @@ def make_plan(
     context: int = 256,
     sequences: int = 4,
     overrides: Mapping[str, object] | None = None,
+    config: ModelConfig | None = None,
 ) -> MemoryPlan:
     """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
-    config = read_config(files.config, overrides)
-    config = family_of(config).placed(config, files.weight_names())
+    config = (
+        understand(read_any_config(files.config, overrides), files, arithmetic)[0]
+        if config is None
+        else config
+    )
     request = PlanRequest(
         budget_bytes=ROOM,
         baseline_bytes=0,
@@ -127,7 +129,8 @@ def load(
     code = compute_dtype(files.main_dtype, requested, bf16_arithmetic=True)
     dtype = TORCH_DTYPES[code]
     way = MODES[mode]
-    made = make_plan(files, way, arithmetic=code, context=context, overrides=overrides)
+    parsed, family, _ = understand(read_any_config(files.config, overrides), files, code)
+    made = make_plan(files, way, arithmetic=code, context=context, config=parsed)
     if engine is None:
         readahead: _core.Readahead | FakeReadahead = FakeReadahead(
             files.files,
@@ -139,16 +142,16 @@ def load(
             readahead.schedule(made.order, cyclic=True)
     else:
         readahead = open_readahead(made, files.files, engine=engine, prefetching=way.prefetching)
-    weights = WeightSource(
+    executor = build_executor(
+        parsed,
+        files,
         made,
         readahead,  # type: ignore[arg-type]
         compute_dtype=dtype,
+        gather=row_reader(files, family.table_name(parsed), compute_dtype=dtype),
         prefetching=way.prefetching,
     )
-    gather = row_reader(files, made.layers[0].tensors[0].name, compute_dtype=dtype)
-    tree = build_model(made.inputs.config)
-    executor = StreamingExecutor(tree, weights, made, gather=gather)
-    config = transformers_config(made.inputs.config, dtype)
+    config = configuration(parsed, dtype)
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:

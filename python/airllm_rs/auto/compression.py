@@ -7,6 +7,7 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.bridging import refuse_bridged
 from airllm_rs.checkpoint import cache_directory, open_checkpoint
 from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.checkpoint.packed import method_of
@@ -94,6 +95,7 @@ def compressed(
             f"{files.path} is a shard store with {own.scheme} weights: leave compression= out, "
             f"or start from the original checkpoint, {own.source.get('name', 'unknown')}"
         )
+    refuse_bridged(config, f"compression={scheme!r}")
     refuse_what_is_encoded(files, scheme)
     # config.json knows it even where tensors are missing
     announced = filter(None, [method_of(files.config)])

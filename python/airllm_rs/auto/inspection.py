@@ -8,11 +8,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.bridging import read_any_config, understand
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.opening import HEAD
 from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.errors import UnsupportedModelError
-from airllm_rs.families import read_config, understand
+from airllm_rs.families.bridged import BridgedFamily
 from airllm_rs.memory import PlanLimits
 from airllm_rs.memory.arithmetic import ITEM_BYTES, compute_dtype, has_bf16_arithmetic
 from airllm_rs.memory.units import build_units
@@ -49,7 +50,7 @@ class LayerDescription:
 
     name: str
     kind: str
-    """``embedding``, ``decoder``, ``norm`` or ``head``; ``other`` where that is not known."""
+    """``embedding``, ``decoder``, ``norm``, ``head``, or ``other``."""
     nbytes: int
     tensors: list[TensorDescription]
     """In order of use; the head of a tied model is the embedding table."""
@@ -92,9 +93,13 @@ class Inspection:
     model_type: str | None
     architecture: str | None
     native: bool
-    """Whether it runs here."""
+    """Whether layers of ours run it."""
+    bridged: bool
+    """Whether transformers' own layers run it, with the weights that we bring."""
     refusal: str | None
-    """Why it does not."""
+    """Why it does not run; None if it does."""
+    by_chunk: str | None
+    """Why several chunks of a prompt need a sweep each; None if they share one."""
     num_layers: int | None
     """Decoder layers."""
     hidden_size: int | None
@@ -174,16 +179,15 @@ def inspect(
 def describe(files: ModelFiles, config_overrides: Mapping[str, object] | None = None) -> Inspection:
     """Return what an opened checkpoint is; raises what `inspect` does."""
     try:
-        config = read_config(files.config, config_overrides)
-        config, family, unused = understand(config, files)
+        config = read_any_config(files.config, config_overrides)
+        arithmetic = compute_dtype(files.main_dtype, bf16_arithmetic=has_bf16_arithmetic())
+        config, family, unused = understand(config, files, arithmetic)
     except UnsupportedModelError as error:
         return _foreign(files, str(error))
-    return _native(files, config, family, unused)
+    return _known(files, config, family, unused)
 
 
-def _native(
-    files: ModelFiles, config: ModelConfig, family: Family, unused: list[str]
-) -> Inspection:
+def _known(files: ModelFiles, config: ModelConfig, family: Family, unused: list[str]) -> Inspection:
     layers = family.layers(config)
     table = build_units(layers, files, PlanLimits(), tied=config.tie_word_embeddings)
     largest = max(table.units, key=lambda unit: unit.nbytes)
@@ -191,13 +195,18 @@ def _native(
     weights = [files.stored(name) for name in names]
     copies = (HEAD,) if has_copied_head(files.path) else ()
     arithmetic = compute_dtype(files.main_dtype, bf16_arithmetic=has_bf16_arithmetic())
-    windows = iter(config.windows)
+    is_bridged = isinstance(family, BridgedFamily)
+    decoders = sum(layer.kind == "decoder" for layer in layers)
+    # some layers may keep no keys and values; which, the windows alone do not say
+    windows = iter(config.windows if len(config.windows) == decoders else (None,) * decoders)
     return Inspection(
         path=_path(files),
         model_type=config.model_type,
         architecture=_architecture(files),
-        native=True,
+        native=not is_bridged,
+        bridged=is_bridged,
         refusal=None,
+        by_chunk=(family.why_by_chunk or None) if isinstance(family, BridgedFamily) else None,
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -247,7 +256,9 @@ def _foreign(files: ModelFiles, refusal: str) -> Inspection:
         model_type=model_type if isinstance(model_type, str) else None,
         architecture=_architecture(files),
         native=False,
+        bridged=False,
         refusal=refusal,
+        by_chunk=None,
         num_layers=count("num_hidden_layers"),
         hidden_size=count("hidden_size"),
         intermediate_size=count("intermediate_size"),

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Self
 import torch
 from transformers import GenerationConfig
 
+from airllm_rs.auto.executor import build_executor, configuration
 from airllm_rs.auto.pace import DecodePace
 from airllm_rs.auto.prompts import Sampling, encode
 from airllm_rs.auto.text_stream import TextStream
 from airllm_rs.auto.watch import SweepWatch
 from airllm_rs.checkpoint import tokenizer_directory
-from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.generation.causal_lm import CausalLM
-from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import record_baseline
-from airllm_rs.models import build_model
 from airllm_rs.stats import IoCounters, MemoryCounters, PeakMemory, RunCounters, process_memory
 from airllm_rs.stats.cgroup import cgroup_bytes, memory_cgroup
 from airllm_rs.tokenizer import load_tokenizer, stop_ids
@@ -27,7 +25,6 @@ from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.experience import keep_experience
 from airllm_rs.weights.readahead import keep_settings
 from airllm_rs.weights.rows import row_reader
-from airllm_rs.weights.source import WeightSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,22 +47,23 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         """Build the modules of ``opened`` on top of ``readahead``, which is reading already."""
         files, plan = opened.files, opened.plan
         dtype = TORCH_DTYPES[opened.compute_dtype]
-        gather = row_reader(files, plan.layers[0].tensors[0].name, compute_dtype=dtype)
-        weights = WeightSource(
-            plan, readahead, compute_dtype=dtype, prefetching=opened.options.prefetching
-        )
+        table = opened.family.table_name(opened.config)
+        gather = row_reader(files, table, compute_dtype=dtype)
         peak = PeakMemory()
         pace = DecodePace(readahead.progress)
         watch = SweepWatch(progress, peak, records=opened.options.trace, on_sweep=pace.note_sweep)
-        executor = StreamingExecutor(
-            build_model(opened.config),
-            weights,
+        executor = build_executor(
+            opened.config,
+            files,
             plan,
+            readahead,
+            compute_dtype=dtype,
+            prefetching=opened.options.prefetching,
             gather=gather,
             on_layer=watch.on_layer,
             watch=watch.watch,
         )
-        config = transformers_config(opened.config, dtype)
+        config = configuration(opened.config, dtype)
         super().__init__(config, executor, generation_config=_generation_config(opened, config))
         self.opened = opened
         self._gather = gather

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.bridging import read_any_config, runs_layer_by_layer, understand
 from airllm_rs.auto.compression import compressed, find_prepared
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.packed import method_of
-from airllm_rs.families import read_config, understand
 from airllm_rs.memory import (
     PlanLimits,
     PlanRequest,
@@ -92,7 +92,7 @@ def open_files(
     """
 
     def check(raw: Mapping[str, object]) -> None:
-        read_config(raw, options.config_overrides)
+        read_any_config(raw, options.config_overrides)
         method = method_of(raw)
         if method is not None and not Path(path_or_id).expanduser().exists():
             # before it is downloaded
@@ -104,11 +104,11 @@ def open_files(
             )
 
     files = find_files(path_or_id, options, progress, check)
-    config = read_config(files.config, options.config_overrides)
+    config = read_any_config(files.config, options.config_overrides)
     found = compressed(files, config, options, progress)
     if found is not files:
         # a store may have a head where the checkpoint has none
-        config = read_config(found.config, options.config_overrides)
+        config = read_any_config(found.config, options.config_overrides)
     return found, config
 
 
@@ -134,12 +134,12 @@ def open_model(
     """
     is_fresh = "torch" not in sys.modules
     files, config = open_files(path_or_id, options, progress)
-    config, family, unused = understand(config, files)
-    if unused:
-        log.info("%d tensors of the checkpoint are not used, such as %s", len(unused), unused[0])
     arithmetic = compute_dtype(
         files.main_dtype, options.dtype_code, bf16_arithmetic=has_bf16_arithmetic()
     )
+    config, family, unused = understand(config, files, arithmetic)
+    if unused:
+        log.info("%d tensors of the checkpoint are not used, such as %s", len(unused), unused[0])
     tokens = options.context
     if tokens is None and context is not None:
         tokens = context(files)
@@ -163,6 +163,8 @@ def open_model(
     )
     with told_of_budget(budget):
         planned = plan(config, files, request)
+    if not runs_layer_by_layer(family):
+        planned = replace(planned, holds_layer=False)
     return Opened(
         files, config, family, unused, planned, budget, arithmetic, options, is_fresh=is_fresh
     )

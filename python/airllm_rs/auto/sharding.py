@@ -7,6 +7,7 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.bridging import refuse_bridged
 from airllm_rs.auto.opening import open_files
 from airllm_rs.checkpoint import hub
 from airllm_rs.checkpoint.model_files import read_json
@@ -62,6 +63,7 @@ def shard(
     for directory in directories:
         if files.path.resolve() in directory.resolve().parents:
             raise StoreError(f"{directory} is inside the checkpoint: choose a place beside it")
+    refuse_bridged(config, "a shard store")
     config, family, _ = understand(config, files)
     budget = choose_budget(memory)
     log.info("%s", budget)

@@ -40,6 +40,10 @@ def inspect(
 def _summary(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "path", found.path
     yield "model", f"{found.architecture or 'unknown'} (model_type {found.model_type})"
+    if found.bridged:
+        yield "runs here", "through transformers' own layers"
+    if found.by_chunk is not None:
+        yield "long prompts", f"a sweep for each chunk: {found.by_chunk}"
     if found.refusal is not None:
         yield "runs here", f"no: {found.refusal}"
     of = f" in {len(found.files)} files" if len(found.files) > 1 else " in one file"

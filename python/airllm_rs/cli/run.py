@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from airllm_rs.auto.bridging import read_any_config
 from airllm_rs.auto.loading import load_model
 from airllm_rs.auto.opening import open_model
 from airllm_rs.auto.options import LoadOptions
@@ -18,7 +19,6 @@ from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_optio
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.cli.prompt import most_tokens, read_prompt
 from airllm_rs.cli.tracing import TraceFlag, save_trace, traced
-from airllm_rs.families import read_config
 from airllm_rs.memory import format_bytes
 from airllm_rs.stats import Progress, Task, choose_progress
 from airllm_rs.stats.progress import BarProgress, amount
@@ -84,7 +84,7 @@ def run(
 
     def context(files: "ModelFiles") -> int:
         needed = most_tokens(files.path, [text, system or ""]) + sampling.max_new_tokens
-        config = read_config(files.config, options.config_overrides)
+        config = read_any_config(files.config, options.config_overrides)
         return min(needed, config.max_position_embeddings)
 
     progress = AroundText(choose_progress(options.progress))

@@ -100,11 +100,15 @@ class StreamingExecutor:
         """Whether `close` was called."""
         return self.weights.readahead.closed
 
+    def new_cache(self, capacity: int) -> KvCache:
+        """Return an empty cache for ``capacity`` tokens of each sequence."""
+        return KvCache(self.windows, capacity)
+
     def sweep(
         self,
         inputs: Tensor,
         *,
-        positions: Tensor,
+        positions: Tensor | None = None,
         valid: Tensor | None = None,
         cache: AnyCache | None = None,
         wanted: int | Tensor = 0,
@@ -114,7 +118,7 @@ class StreamingExecutor:
 
         Args:
             inputs: Token ids of shape (B, T), or embeddings of shape (B, T, hidden).
-            positions: Rotary positions of shape (B or 1, T).
+            positions: Rotary positions of shape (B or 1, T); counted from the cache if None.
             valid: Of shape (B, cached + T), false where a sequence is padded.
             cache: Holds earlier tokens and takes these.
             wanted: The last so many tokens get logits, 0 for all; or indices into T.
@@ -124,6 +128,8 @@ class StreamingExecutor:
         batch, tokens = inputs.shape[:2]
         with self._lock:
             past = 0 if cache is None else cache.get_seq_length()
+            if positions is None:
+                positions = torch.arange(past, past + tokens, device=self.device)[None]
             first = past
             if isinstance(wanted, int) and wanted > 0:
                 first += max(tokens - wanted, 0)

@@ -31,6 +31,7 @@ from airllm_rs.families import (
     qwen3_moe,
     yi,
 )
+from airllm_rs.families.bridged import BridgedConfig
 from airllm_rs.families.family import Family, Layer, TensorSpec
 from airllm_rs.families.validation import validate
 
@@ -68,6 +69,9 @@ def family_of(config: ModelConfig) -> Family:
     Raises:
         UnsupportedModelError: if its ``model_type`` is not known; lists those that are.
     """
+    if isinstance(config, BridgedConfig):
+        assert config.family is not None, "the checkpoint was looked at before"
+        return config.family
     return _family(config.model_type, config.raw)
 
 

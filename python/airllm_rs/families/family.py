@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from airllm_rs.config import ModelConfig
+    from airllm_rs.memory.demand import Shape
 
 _MODEL = "model."
 EMBEDDING = "model.embed_tokens.weight"
@@ -20,7 +21,10 @@ HEAD = "lm_head.weight"
 
 _PLAIN_RULES = ConfigRules()
 
-Kind = Literal["embedding", "decoder", "norm", "head"]
+Kind = Literal["embedding", "decoder", "other", "norm", "head"]
+Placement = Literal["planned", "table", "resident", "gathered"]
+"""Who decides what stays in memory: the plan; the plan, which may look its rows up on disk instead;
+nobody, it stays; nobody, its rows are looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     parameter: str = ""
     """The parameter of the layer's module that it is."""
+    placement: Placement = "planned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class Family:
         is the embedding table, under the name of the embedding table.
         """
         size = (config.vocab_size, config.hidden_size)
-        table = TensorSpec(_placed(self.embedding, config.prefix), size, "weight")
+        table = TensorSpec(self.table_name(config), size, "weight", placement="table")
         head = TensorSpec(_placed(self.head, config.prefix), size, "weight")
         norm = TensorSpec(_placed(self.norm, config.prefix), (config.hidden_size,), "weight")
         return (
@@ -99,6 +104,10 @@ class Family:
             Layer("norm", "norm", (norm,)),
             Layer("lm_head", "head", (table if config.tie_word_embeddings else head,)),
         )
+
+    def table_name(self, config: ModelConfig) -> str:
+        """Return the name of the embedding table."""
+        return _placed(self.embedding, config.prefix)
 
     def _decoder(self, config: ModelConfig, index: int) -> tuple[TensorSpec, ...]:
         prefix = _placed(self.layer_prefix.format(index), config.prefix)
@@ -130,6 +139,10 @@ class Family:
     def kv_bytes_per_layer(self, config: ModelConfig, item_size: int) -> int:
         """Return the bytes of keys and values that one token adds in one layer."""
         return self.kv_width(config) * item_size
+
+    def beside_bytes(self, config: ModelConfig, shape: Shape) -> int:
+        """Return what a run takes beside its weights, keys and values, and what all models take."""
+        return 0
 
 
 def _placed(name: str, prefix: str) -> str:

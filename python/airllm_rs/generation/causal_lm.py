@@ -17,14 +17,18 @@ from airllm_rs.generation.loop import decode
 from airllm_rs.stats import Timings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from transformers import Cache, LogitsProcessorList, PreTrainedTokenizerBase
     from transformers.generation.configuration_utils import GenerationMode
     from transformers.generation.streamers import BaseStreamer
 
-    from airllm_rs.executors.streaming import StreamingExecutor
+    from airllm_rs.executors.executor import Executor
     from airllm_rs.memory import MemoryPlan
+
+
+# How parameters of multimodal models begin that take something else than text.
+_NOT_TEXT = ("pixel_", "image_", "video_", "input_features", "audio_", "feature_attention_mask")
 
 
 class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
@@ -42,7 +46,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
     def __init__(
         self,
         config: PreTrainedConfig,
-        executor: StreamingExecutor,
+        executor: Executor,
         *,
         generation_config: GenerationConfig | None = None,
     ) -> None:
@@ -73,6 +77,11 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         return self.executor.dtype
 
     @property
+    def _uses_cache(self) -> bool:
+        # some configurations of transformers lack the key
+        return bool(self.config.to_dict().get("use_cache", True))
+
+    @property
     def plan(self) -> MemoryPlan:
         """The memory plan in force."""
         return self.executor.plan
@@ -90,6 +99,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         past_key_values: Cache | None = None,
+        **others: object,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Run one sweep (a long prompt may take several) and return logits in float32.
 
@@ -105,7 +115,11 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
             output_attentions: Not supported: attention never has its weights as a tensor.
             return_dict: False for a tuple.
             past_key_values: Another name of ``cache``.
+            **others: Nothing: what else a model of transformers may take is refused.
         """
+        _refuse_others(others)
+        if unknown := next((name for name, value in others.items() if value is not None), None):
+            raise TypeError(f"forward() does not take {unknown!r}")
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if cache is not None and past_key_values is not None:
@@ -120,16 +134,14 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         if tokens == 0:
             raise ValueError("there are no tokens to run")
         past = 0 if cache is None else cache.get_seq_length()
-        if cache is None and (self.config.use_cache if use_cache is None else use_cache):
+        if cache is None and (self._uses_cache if use_cache is None else use_cache):
             cache = self.new_cache(batch, tokens)
         else:
             self._admit(batch, past + tokens, cache)
-        if position_ids is None:
-            position_ids = torch.arange(past, past + tokens, device=self.device)[None]
         states: list[Tensor] | None = [] if output_hidden_states else None
         logits = self.executor.sweep(
             inputs.to(self.dtype) if inputs.is_floating_point() else inputs,
-            positions=position_ids.to(self.device),
+            positions=None if position_ids is None else position_ids.to(self.device),
             valid=self._valid(attention_mask, past + tokens),
             cache=cache,
             wanted=logits_to_keep,
@@ -142,19 +154,20 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         )
         return output.to_tuple() if return_dict is False else output
 
-    def new_cache(self, sequences: int, tokens: int) -> KvCache:
-        """Return an empty cache for ``sequences`` of at least ``tokens``.
+    def new_cache(self, sequences: int, tokens: int) -> Cache | None:
+        """Return an empty cache for ``sequences`` of at least ``tokens``; None if there is no such.
 
         All that the plan holds is reserved; it is only taken as it fills.
         """
         self._admit(sequences, tokens, None)
         planned = self.plan.context * self.plan.max_num_seqs // sequences
-        return KvCache(self.executor.windows, max(tokens, planned))
+        return self.executor.new_cache(max(tokens, planned))
 
     def generate(
         self, inputs: Tensor | None = None, **kwargs: object
     ) -> GenerateDecoderOnlyOutput | Tensor:
         """Generate as transformers does; its documentation holds, ids may be on any device."""
+        _refuse_others(kwargs)
         given = next(
             (tensor for tensor in (inputs, *kwargs.values()) if isinstance(tensor, Tensor)), None
         )
@@ -271,6 +284,9 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
             return
         copies = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
         cache = self.new_cache(batch_size * copies, max_cache_length + 1)
+        if cache is None:
+            model_kwargs["use_cache"] = generation_config.use_cache = False
+            return
         if generation_config.is_assistant:
             cache.activate_past_recording()  # type: ignore[no-untyped-call]
         model_kwargs["cache"] = cache
@@ -305,6 +321,16 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         raise AirLLMError(
             "nothing to save: the weights are those of the checkpoint; copy its files"
         )
+
+
+def _refuse_others(keywords: Mapping[str, object]) -> None:
+    """Refuse what is no text."""
+    for name, value in keywords.items():
+        if value is not None and name.startswith(_NOT_TEXT):
+            raise ValueError(
+                f"{name} is not taken: only the text part of a model runs here; leave images, "
+                "video and sound out"
+            )
 
 
 def _tokens(

@@ -243,9 +243,9 @@ class _Demand:
         return demand.kv_bytes(self.config, family_of(self.config), self.shape(chunk))
 
     def activation_bytes(self, chunk: int, *, layer_major: bool) -> int:
-        return demand.activation_bytes(
-            self.config, family_of(self.config), self.shape(chunk), layer_major=layer_major
-        )
+        family, shape = family_of(self.config), self.shape(chunk)
+        always = demand.activation_bytes(self.config, family, shape, layer_major=layer_major)
+        return always + family.beside_bytes(self.config, shape)
 
     def scratch_bytes(self) -> int:
         return demand.scratch_bytes(self.table, self.shape(CHUNK_TOKENS[0]))

@@ -137,8 +137,7 @@ def build_units(
     Row blocks depend on ``max_unit_bytes`` alone, so that products are the same whatever is
     resident and however units are grouped.
     """
-    (table,) = layers[0].tensors
-    builder = _Builder(files, limits, table.name)
+    builder = _Builder(files, limits)
     for number, layer in enumerate(layers):
         if layer.kind == "embedding" and tied:
             continue  # its units are the head's
@@ -150,7 +149,9 @@ def build_units(
             continue
         first = len(builder.units)
         builder.add_matrices(number, layer)
-        parts[layer.kind] += tuple(range(first, len(builder.units)))
+        # what is no decoder layer, but read in a sweep as if it were one
+        kind = "decoder" if layer.kind == "other" else layer.kind
+        parts[kind] += tuple(range(first, len(builder.units)))
     units = tuple(builder.units)
     groups = [unit.nbytes for unit in units[len(always) :] if len(unit.weights) > 1]
     return UnitTable(
@@ -168,15 +169,15 @@ def build_units(
 class _Builder:
     """Collects units and numbers them."""
 
-    def __init__(self, files: Tensors, limits: PlanLimits, table: str) -> None:
+    def __init__(self, files: Tensors, limits: PlanLimits) -> None:
         self.units: list[Unit] = []
-        self._table = table
         self._files = files
         self._limits = limits
 
     def add_small(self, number: int, layer: Layer) -> None:
         """Add one unit with all that the layer always has in memory."""
-        small = [piece for spec in layer.tensors for piece in self._small_pieces(spec)]
+        kept = [spec for spec in layer.tensors if spec.placement != "gathered"]
+        small = [piece for spec in kept for piece in self._small_pieces(spec)]
         if small:
             self._add(number, f"{layer.name} (small tensors)", small)
 
@@ -184,6 +185,8 @@ class _Builder:
         """Add the matrices of a layer in order of use, in blocks if large, in groups if small."""
         group: list[list[Piece]] = []
         for spec in layer.tensors:
+            if spec.placement == "gathered":
+                continue
             weight = self._files.stored(spec.name)
             large = self._large_parts(spec, weight)
             if not large:
@@ -207,9 +210,10 @@ class _Builder:
         """Return the parts that are not always resident, but read with their matrix."""
         if len(spec.shape) < 2:
             return []
+        if spec.placement == "resident":
+            return []
         # a table is looked up by rows; it is a matrix however small it is
-        is_table = spec.name == self._table
-        least = 0 if is_table else self._limits.resident_below
+        least = 0 if spec.placement == "table" else self._limits.resident_below
         return [part for part in weight.parts if part.info.nbytes >= least]
 
     def _small_pieces(self, spec: TensorSpec) -> list[Piece]:

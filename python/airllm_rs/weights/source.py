@@ -216,7 +216,8 @@ class WeightSource:
         self._order = plan.order
         self._streamable = frozenset(plan.order)
         self._converts_all = plan.resident_dtype == "compute"
-        self._table = None if plan.tied else plan.layers[0].tensors[0].name
+        looked_up = [plan.units[index] for index in plan.inputs.table.embedding]
+        self._table = looked_up[0].weights[0] if looked_up else None
         self._scratch = torch.empty(0, dtype=compute_dtype)
         self._repacker = Repacker()
         self._leases: dict[int, _core.Lease] = {}
@@ -237,8 +238,9 @@ class WeightSource:
         """Return the tensor ``name`` of the checkpoint."""
         return self._matrices[name]
 
-    def vector(self, name: str) -> Tensor:
+    def vector(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """Return a copy of a small tensor, always resident, in the dtype of the arithmetic."""
+        dtype = dtype or self.compute_dtype
         matrix = self._matrices[name]
         if matrix.is_packed and len(matrix.blocks) == 1 and matrix.is_resident:
             numbers = torch.empty(matrix.shape, dtype=self.compute_dtype)
@@ -246,12 +248,15 @@ class WeightSource:
             dequantize_rows(weight, numbers, 0, weight.shape[0])
             del weight
             matrix.forget()
-            return numbers
+            return numbers.to(dtype)
+        if dtype != self.compute_dtype and not matrix.is_packed and matrix.is_resident:
+            parts = [self.view(block, matrix.stored_dtype) for block in matrix.blocks]
+            return torch.cat(parts).to(dtype, copy=True)
         whole = matrix.whole()
         if whole is None:
             raise AirLLMError(f"{name} is not a resident tensor of the memory plan")
         matrix.forget()
-        return whole.to(self.compute_dtype, copy=True)
+        return whole.to(dtype, copy=True)
 
     @property
     def is_streaming(self) -> bool:

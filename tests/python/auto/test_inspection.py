@@ -100,7 +100,7 @@ def test_an_unknown_architecture_is_described(
     path = rewritten(tiny_checkpoint("llama"), tmp_path, prefix="net.", model_type="other")
     found = inspected(path)
     assert (found["native"], found["model_type"]) == (False, "other")
-    assert "'other' is not supported" in found["refusal"]
+    assert "'other' (LlamaForCausalLM) is known neither here nor" in found["refusal"]
     assert (found["num_layers"], found["tied"], found["num_units"]) == (2, None, None)
     kinds = {layer["name"]: layer["kind"] for layer in found["layers"]}
     assert kinds["layers.1"] == "decoder"

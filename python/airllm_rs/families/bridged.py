@@ -1,0 +1,112 @@
+"""What the planner has to know of a model that runs through transformers' own layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airllm_rs.config import ModelConfig
+from airllm_rs.families.family import Family, Layer
+
+if TYPE_CHECKING:
+    from airllm_rs.memory.demand import Shape
+
+
+RECORDED_BYTES = 64 << 20
+"""What masks and positions of chunks may take that wait for the next layer."""
+
+
+def _no_tensors(config: ModelConfig, index: int) -> tuple[()]:
+    raise AssertionError("the layers of a bridged model are found, not derived")
+
+
+@dataclass(frozen=True)
+class BridgedConfig(ModelConfig):
+    """What config.json says of a bridged model, as transformers reads it; no key is checked here."""
+
+    family: BridgedFamily | None = None
+    """None until the checkpoint's tensors are known."""
+    kv_windows: tuple[int | None, ...] = ()
+    """The window of each layer that keeps keys and values, None where it keeps all."""
+
+    def __post_init__(self) -> None:
+        """Check nothing: transformers has."""
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer that keeps keys and values, None where it keeps all."""
+        return self.kv_windows
+
+
+@dataclass(frozen=True)
+class BridgedFamily(Family):
+    """The layers that were found in a model of transformers, and what they take beside weights."""
+
+    decoder: object = _no_tensors  # type: ignore[assignment]
+    found: tuple[Layer, ...] = ()
+    """In order of use; tensors have the names of the checkpoint."""
+    table: str = ""
+    """The embedding table, as the checkpoint calls it."""
+    unused: tuple[str, ...] = ()
+    """Tensors that no rule says may be there."""
+    left_out: tuple[str, ...] = ()
+    """Tensors of parts that do not run, such as a vision tower."""
+    kv_numbers: int = 0
+    """Keys and values that a token adds in one layer, the most of all layers."""
+    state_numbers: int = 0
+    """What layers keep of a sequence whatever its length, all together."""
+    assembled_numbers: int = 0
+    """The most weights that one layer puts together in memory at a time."""
+    score_heads: int = 0
+    """Heads whose attention weights are a tensor; 0 where a kernel keeps none."""
+    cuts_prompts: bool = True
+    """Whether a prompt may be run in chunks."""
+    why_by_chunk: str = ""
+    """Why a chunk passes all layers before the next one begins; empty where that need not be."""
+    skeleton: object = field(default=None, repr=False, compare=False)
+    """What `airllm_rs.models.bridge` runs, on meta."""
+
+    @property
+    def keeps_states_alone(self) -> bool:
+        """Whether no layer keeps keys and values."""
+        return self.state_numbers > 0 and self.kv_numbers == 0
+
+    def table_name(self, config: ModelConfig) -> str:
+        """Return the name of the embedding table."""
+        return self.table
+
+    def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
+        """Return the layers in order of use."""
+        return self.found
+
+    def is_ignorable(self, name: str, config: ModelConfig) -> bool:
+        """Tell whether a tensor that is no part of the model may be in its checkpoint."""
+        return name not in self.unused
+
+    def kv_bytes_per_token(self, config: ModelConfig, item_size: int) -> int:
+        """Return the bytes of keys and values that one token adds in all layers together."""
+        return len(config.windows) * self.kv_bytes_per_layer(config, item_size)
+
+    def kv_bytes_per_layer(self, config: ModelConfig, item_size: int) -> int:
+        """Return the bytes of keys and values that one token adds in one layer."""
+        return self.kv_numbers * item_size
+
+    def beside_bytes(self, config: ModelConfig, shape: Shape) -> int:
+        """Return what a run takes beside its weights, keys and values, and what all models take."""
+        item = shape.item
+        rows = shape.rows
+        extra = 0
+        if not self.cuts_prompts:
+            rows = shape.context * shape.max_num_seqs
+            widest = max(config.intermediate_size, config.hidden_size)
+            # projections, their convolution, gates and the states of a scan in float32
+            extra = rows * (6 * widest * item + 4 * widest * 4)
+        # scores, their softmax in float32, and its copy in the dtype of the values
+        scores = self.score_heads * rows * shape.context * (2 * item + 4)
+        # weights as they are stored beside what is made of them
+        assembled = 2 * self.assembled_numbers * item
+        # a cache that grows by copying has its largest layer twice
+        grown = 2 * self.kv_numbers * item * shape.context * shape.max_num_seqs
+        masks = shape.context * shape.context * shape.max_num_seqs * 4
+        extra += 0 if self.why_by_chunk else min(masks, RECORDED_BYTES)
+        return extra + scores + assembled + grown + self.state_numbers * 4 * shape.max_num_seqs
