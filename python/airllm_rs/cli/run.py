@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from airllm_rs.auto.bridging import read_any_config
 from airllm_rs.auto.loading import load_model
 from airllm_rs.auto.opening import open_model
 from airllm_rs.auto.options import LoadOptions
@@ -18,7 +19,6 @@ from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_optio
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.cli.prompt import most_tokens, read_prompt
 from airllm_rs.cli.tracing import TraceFlag, save_trace, traced
-from airllm_rs.auto.bridging import read_any_config
 from airllm_rs.memory import format_bytes
 from airllm_rs.stats import Progress, Task, choose_progress
 from airllm_rs.stats.progress import BarProgress, amount

@@ -121,7 +121,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | N
     return weight.weight.product(x, bias)
 
 
-def _rows(input: Tensor, weight: Tensor, *_: object, **__: object) -> Tensor | None:  # noqa: A002
+def _rows(input: Tensor, weight: Tensor, *_: object, **__: object) -> Tensor | None:
     return weight.weight.rows(input) if isinstance(weight, Streamed) else None
 
 

@@ -239,7 +239,13 @@ class _Demand:
     def activation_bytes(self, chunk: int, *, layer_major: bool) -> int:
         shape = self.shape(chunk)
         always = demand.activation_bytes(self.config, shape, layer_major=layer_major)
-        return always + family_of(self.config).beside_bytes(self.config, shape)
+        return always + family_of(self.config).beside_bytes(
+            self.config,
+            rows=shape.rows,
+            context=shape.context,
+            sequences=shape.max_num_seqs,
+            item=shape.item,
+        )
 
     def scratch_bytes(self) -> int:
         return demand.scratch_bytes(self.table, self.shape(CHUNK_TOKENS[0]))

@@ -285,7 +285,7 @@ def test_what_does_not_fit_is_refused(answers: Callable[[str], Answers], tmp_pat
     path = answers("mixtral").path
     gate = "model.layers.1.block_sparse_moe.experts.2.w1.weight"
     with (
-        pytest.raises(CheckpointError, match="lacks model.layers.0.self_attn.q_proj.weight"),
+        pytest.raises(CheckpointError, match=r"lacks model\.layers\.0\.self_attn\.q_proj\.weight"),
         load(changed(path, tmp_path / "a", {"model.layers.0.self_attn.q_proj.weight": None})),
     ):
         pass
@@ -321,7 +321,7 @@ def test_extra_tensors_are_listed(answers: Callable[[str], Answers], tmp_path: P
 @pytest.mark.parametrize(
     ("raw", "error", "says"),
     [
-        ({"model_type": "mistrel"}, UnsupportedModelError, "nearest that are: .*mistral"),
+        ({"model_type": "mistrel"}, UnsupportedModelError, r"nearest that are: .*mistral"),
         ({"model_type": "qwen9", "auto_map": {"a": "b"}}, UnsupportedModelError, "never executed"),
         (
             {"model_type": "x", "architectures": ["OPTForCausalLM"]},

@@ -63,7 +63,7 @@ class Origin:
         converter = deepcopy(self.converter)
         for pattern, name in self.sources:
             converter.add_tensor(self.first, name, pattern, _Later(tensors, name))  # type: ignore[arg-type]
-        made = converter.convert(self.first, model=model, config=model.config)  # type: ignore[arg-type]
+        made = converter.convert(self.first, model=model, config=model.config)
         return {
             name: found[0] if isinstance(found, list) else found for name, found in made.items()
         }

@@ -50,7 +50,8 @@ class Skeleton:
 
     def path_of(self, module: nn.Module) -> str:
         """Return the path of a module of the model."""
-        return next(path for path, part in self.model.named_modules() if part is module)
+        paths = (str(path) for path, part in self.model.named_modules() if part is module)
+        return next(paths)
 
 
 def bridged_config(
@@ -115,7 +116,7 @@ def build_skeleton(raw: Mapping[str, object], dtype: torch.dtype) -> Skeleton:
     config = _parsed(raw)
     model_class = _class_of(config)
     with _made_of(raw), torch.device("meta"):
-        model = model_class._from_config(config, dtype=dtype).eval()
+        model = model_class._from_config(config, dtype=dtype).eval()  # type: ignore[no-untyped-call]
     if model.config._attn_implementation is None:
         # attention would see no mask, and tell nobody
         raise UnsupportedModelError(f"{model_class.__name__} has chosen no way to attend")
@@ -153,14 +154,14 @@ def _parsed(raw: Mapping[str, object]) -> PreTrainedConfig:
     with _made_of(raw):
         # infinities, which JSON has no word for
         spelled = PreTrainedConfig._decode_special_floats(rest)
-        return CONFIG_MAPPING[model_type].from_dict(spelled)  # type: ignore[no-any-return]
+        return CONFIG_MAPPING[model_type].from_dict(spelled)
 
 
 def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         if type(config) in mapping:
             found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+            return found[0] if isinstance(found, tuple) else found  # type: ignore[return-value]
     raise UnsupportedModelError(
         f"model_type {config.model_type!r} is known to transformers, but not as a causal "
         "language model"
