@@ -484,7 +484,9 @@ def bridged_oracle(
     model_type: str, path: Path, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
     """Load the checkpoint with transformers."""
-    kind = AutoModelForImageTextToText if model_type in MULTIMODAL else AutoModelForCausalLM
+    # of Llama 4 it has a class for the text part alone, and that of the whole fails on text
+    is_whole = model_type in MULTIMODAL and model_type != "llama4"
+    kind = AutoModelForImageTextToText if is_whole else AutoModelForCausalLM
     model: PreTrainedModel = kind.from_pretrained(path, dtype=dtype)
     return model.eval()
 

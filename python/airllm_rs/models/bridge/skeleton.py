@@ -40,6 +40,9 @@ class Skeleton:
     table: nn.Module
     head: nn.Module
     is_multimodal: bool
+    """Whether the model has other parts too, which do not run."""
+    is_part: bool = False
+    """Whether the checkpoint has other parts too, which the model has not."""
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -115,6 +118,10 @@ def build_skeleton(raw: Mapping[str, object], dtype: torch.dtype) -> Skeleton:
     """
     config = _parsed(raw)
     model_class = _class_of(config)
+    # the class of the text part alone, in some families
+    is_part = config.sub_configs.get("text_config") is model_class.config_class
+    if is_part:
+        config = config.get_text_config(decoder=True)
     with _made_of(raw), torch.device("meta"):
         model = model_class._from_config(config, dtype=dtype).eval()  # type: ignore[no-untyped-call]
     if model.config._attn_implementation is None:
@@ -130,7 +137,13 @@ def build_skeleton(raw: Mapping[str, object], dtype: torch.dtype) -> Skeleton:
             f"model_type {raw['model_type']!r}: no {lacks} found in {model_class.__name__}"
         )
     return Skeleton(
-        model, decoder, stack, table, head, is_multimodal=config.get_text_config() is not config
+        model,
+        decoder,
+        stack,
+        table,
+        head,
+        is_multimodal=config.get_text_config() is not config,
+        is_part=is_part,
     )
 
 
