@@ -17,14 +17,16 @@ from airllm_rs.executors.replaying import Recording, Replay, is_full
 from airllm_rs.memory import replan
 from airllm_rs.models.bridge.attaching import attach
 from airllm_rs.models.bridge.caches import FollowingCache, guarded, new_cache, note_tokens
+from airllm_rs.weights.rows import row_reader
+from airllm_rs.weights.small import read_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
-    from transformers import Cache
 
+    from airllm_rs.cache.kv import AnyCache
     from airllm_rs.checkpoint import ModelFiles
     from airllm_rs.families.bridged import BridgedConfig
     from airllm_rs.memory import MemoryPlan
@@ -40,7 +42,7 @@ class _Run:
     inputs: Tensor
     positions: Tensor | None
     valid: Tensor | None
-    cache: Cache | None
+    cache: AnyCache | None
     past: int
 
 
@@ -93,7 +95,14 @@ class BridgedExecutor:
         self.windows = config.windows
         self._watch = watch
         self._lock = threading.Lock()
-        self._attached = attach(self.family, files, weights, plan, gather=gather)
+        self._attached = attach(
+            self.family,
+            weights,
+            plan,
+            gather=gather,
+            rows_of=partial(row_reader, files, compute_dtype=self.dtype),
+            read=partial(read_tensor, files),
+        )
         bridged = self._attached.bridged
         self._bridged = bridged
         self._model = bridged.skeleton.model
@@ -104,14 +113,17 @@ class BridgedExecutor:
         self._replay = Replay(
             bridged.conductor, list(bridged.skeleton.layers), is_tuple=bridged.trace.is_tuple
         )
-        self.tree = BridgedTree(bridged.skeleton.decoder, self._model.get_output_embeddings())
+        self.tree = BridgedTree(
+            bridged.skeleton.decoder,
+            self._model.get_output_embeddings(),  # type: ignore[no-untyped-call]
+        )
 
     @property
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         return self.weights.readahead.closed
 
-    def new_cache(self, capacity: int) -> Cache | None:
+    def new_cache(self, capacity: int) -> AnyCache | None:
         """Return an empty cache for ``capacity`` tokens of each sequence."""
         return new_cache(self._bridged, self.windows, capacity)
 
@@ -121,7 +133,7 @@ class BridgedExecutor:
         *,
         positions: Tensor | None = None,
         valid: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         wanted: int | Tensor = 0,
         hidden_states: list[Tensor] | None = None,
     ) -> Tensor:
@@ -215,8 +227,7 @@ class BridgedExecutor:
             self._progress = (layers * stop // tokens - layers, layers)
             self._replay.run(waiting, run.cache, self.weights, self._around)
             self.sweeps += 1
-            for chunk in waiting:
-                rows.append(chunk.hidden[:, max(first - (chunk.start - run.past), 0) :])
+            rows += [c.hidden[:, max(first + run.past - c.start, 0) :] for c in waiting]
             waiting.clear()
             if stop < tokens:
                 # the head's turn in the order, without a use for it

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from transformers import Cache
 
+    from airllm_rs.cache.kv import AnyCache
     from airllm_rs.memory import MemoryPlan
     from airllm_rs.weights.source import WeightSource
 
@@ -28,11 +28,17 @@ class Tree(Protocol):
 class Executor(Protocol):
     """Runs sweeps; see `StreamingExecutor` and `BridgedExecutor`."""
 
-    weights: WeightSource
-    plan: MemoryPlan
     sweeps: int
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def weights(self) -> WeightSource:
+        """Where tensors come from."""
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """The memory plan in force."""
 
     @property
     def tree(self) -> Tree:
@@ -42,7 +48,7 @@ class Executor(Protocol):
     def is_closed(self) -> bool:
         """Whether `close` was called."""
 
-    def new_cache(self, capacity: int) -> Cache | None:
+    def new_cache(self, capacity: int) -> AnyCache | None:
         """Return an empty cache for ``capacity`` tokens of each sequence; None if there is none."""
 
     def sweep(
@@ -51,7 +57,7 @@ class Executor(Protocol):
         *,
         positions: Tensor | None = None,
         valid: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: AnyCache | None = None,
         wanted: int | Tensor = 0,
         hidden_states: list[Tensor] | None = None,
     ) -> Tensor:

@@ -1,4 +1,4 @@
-"""Chunks of a prompt through transformers' layers, layer by layer: recorded first, then replayed."""
+"""Chunks of a prompt through transformers' layers, one layer after the other."""
 
 from __future__ import annotations
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from airllm_rs.config import ModelConfig
 from airllm_rs.families.family import Family, Layer
-
-if TYPE_CHECKING:
-    from airllm_rs.memory.demand import Shape
-
 
 RECORDED_BYTES = 64 << 20
 """What masks and positions of chunks may take that wait for the next layer."""
@@ -22,7 +17,7 @@ def _no_tensors(config: ModelConfig, index: int) -> tuple[()]:
 
 @dataclass(frozen=True)
 class BridgedConfig(ModelConfig):
-    """What config.json says of a bridged model, as transformers reads it; no key is checked here."""
+    """What config.json says of a bridged model; transformers has checked it."""
 
     family: BridgedFamily | None = None
     """None until the checkpoint's tensors are known."""
@@ -91,22 +86,22 @@ class BridgedFamily(Family):
         """Return the bytes of keys and values that one token adds in one layer."""
         return self.kv_numbers * item_size
 
-    def beside_bytes(self, config: ModelConfig, shape: Shape) -> int:
+    def beside_bytes(
+        self, config: ModelConfig, *, rows: int, context: int, sequences: int, item: int
+    ) -> int:
         """Return what a run takes beside its weights, keys and values, and what all models take."""
-        item = shape.item
-        rows = shape.rows
         extra = 0
         if not self.cuts_prompts:
-            rows = shape.context * shape.max_num_seqs
+            rows = context * sequences
             widest = max(config.intermediate_size, config.hidden_size)
             # projections, their convolution, gates and the states of a scan in float32
             extra = rows * (6 * widest * item + 4 * widest * 4)
+        if not self.why_by_chunk:
+            extra += min(context * context * sequences * 4, RECORDED_BYTES)
         # scores, their softmax in float32, and its copy in the dtype of the values
-        scores = self.score_heads * rows * shape.context * (2 * item + 4)
+        extra += self.score_heads * rows * context * (2 * item + 4)
         # weights as they are stored beside what is made of them
-        assembled = 2 * self.assembled_numbers * item
+        extra += 2 * self.assembled_numbers * item
         # a cache that grows by copying has its largest layer twice
-        grown = 2 * self.kv_numbers * item * shape.context * shape.max_num_seqs
-        masks = shape.context * shape.context * shape.max_num_seqs * 4
-        extra += 0 if self.why_by_chunk else min(masks, RECORDED_BYTES)
-        return extra + scores + assembled + grown + self.state_numbers * 4 * shape.max_num_seqs
+        extra += 2 * self.kv_numbers * item * context * sequences
+        return extra + self.state_numbers * 4 * sequences

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from airllm_rs.config import ModelConfig
-    from airllm_rs.memory.demand import Shape
 
 _MODEL = "model."
 EMBEDDING = "model.embed_tokens.weight"
@@ -140,8 +139,18 @@ class Family:
         """Return the bytes of keys and values that one token adds in one layer."""
         return self.kv_width(config) * item_size
 
-    def beside_bytes(self, config: ModelConfig, shape: Shape) -> int:
-        """Return what a run takes beside its weights, keys and values, and what all models take."""
+    def beside_bytes(
+        self, config: ModelConfig, *, rows: int, context: int, sequences: int, item: int
+    ) -> int:
+        """Return what a run takes beside its weights, keys and values, and what all models take.
+
+        Args:
+            config: The model's configuration.
+            rows: Tokens that are in one module at a time.
+            context: Tokens of a sequence that the KV cache holds.
+            sequences: How many sequences it holds.
+            item: Bytes of one number of the arithmetic.
+        """
         return 0
 
 

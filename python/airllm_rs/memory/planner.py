@@ -245,7 +245,13 @@ class _Demand:
     def activation_bytes(self, chunk: int, *, layer_major: bool) -> int:
         family, shape = family_of(self.config), self.shape(chunk)
         always = demand.activation_bytes(self.config, family, shape, layer_major=layer_major)
-        return always + family.beside_bytes(self.config, shape)
+        return always + family.beside_bytes(
+            self.config,
+            rows=shape.rows,
+            context=shape.context,
+            sequences=shape.max_num_seqs,
+            item=shape.item,
+        )
 
     def scratch_bytes(self) -> int:
         return demand.scratch_bytes(self.table, self.shape(CHUNK_TOKENS[0]))

@@ -1,4 +1,4 @@
-"""Tensors that are read at once, past the memory plan: the few and small ones that are no weights."""
+"""Tensors that are read at once, past the memory plan: small ones that are no weights."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,12 @@ from airllm_rs.models.bridge.binding import (
 )
 from airllm_rs.models.bridge.buffers import compute_buffers
 from airllm_rs.models.bridge.describing import Bridged
-from airllm_rs.weights.rows import row_reader
-from airllm_rs.weights.small import read_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from airllm_rs.checkpoint import ModelFiles
     from airllm_rs.families.bridged import BridgedFamily
     from airllm_rs.memory import MemoryPlan
     from airllm_rs.weights.source import Matrix, WeightSource
@@ -65,33 +63,43 @@ class Attached:
 
 def attach(
     family: BridgedFamily,
-    files: ModelFiles,
     weights: WeightSource,
     plan: MemoryPlan,
     *,
     gather: Callable[[Tensor], Tensor],
+    rows_of: Callable[[str], Callable[[Tensor], Tensor]],
+    read: Callable[[str], Tensor],
 ) -> Attached:
-    """Give the skeleton of ``family`` its buffers and attach it to ``weights``."""
+    """Give the skeleton of ``family`` its buffers and attach it to ``weights``.
+
+    Args:
+        family: What was found out about the model.
+        weights: Where matrices come from.
+        plan: What stays of them.
+        gather: Reads rows of the embedding table from disk.
+        rows_of: Returns what reads rows of another table, given its name in the checkpoint.
+        read: Reads a small tensor of the checkpoint in the dtype that it is stored in.
+    """
     bridged = family.skeleton
     assert isinstance(bridged, Bridged)
     attached = Attached(
         bridged, weights, Scope(), [LayerBinding() for _ in bridged.skeleton.layers]
     )
     compute_buffers(bridged.skeleton.model)
-    _read_buffers(bridged, files)
-    maker = _Maker(attached, family, files, plan, gather)
+    _read_buffers(bridged, read)
+    maker = _Maker(attached, family.table, plan, gather, rows_of)
     for name in bridged.parameters.values():
         maker.place(name)
     return attached
 
 
-def _read_buffers(bridged: Bridged, files: ModelFiles) -> None:
+def _read_buffers(bridged: Bridged, read: Callable[[str], Tensor]) -> None:
     """Read the buffers that the checkpoint has."""
     parameters = set(bridged.parameters.values())
     for name, origin in bridged.names.origins.items():
         if name in parameters:
             continue
-        made = origin.convert(lambda source: read_tensor(files, source), bridged.skeleton.model)
+        made = origin.convert(read, bridged.skeleton.model)
         path, _, local = name.rpartition(".")
         module = bridged.skeleton.model.get_submodule(path)
         wanted = module._buffers[local]
@@ -105,18 +113,18 @@ class _Maker:
     def __init__(
         self,
         attached: Attached,
-        family: BridgedFamily,
-        files: ModelFiles,
+        table: str,
         plan: MemoryPlan,
         gather: Callable[[Tensor], Tensor],
+        rows_of: Callable[[str], Callable[[Tensor], Tensor]],
     ) -> None:
         self._attached = attached
         self._bridged = attached.bridged
         self._weights = attached.weights
-        self._files = files
+        self._rows_of = rows_of
         self._plan = plan
         self._gather = gather
-        self._table = family.table
+        self._table = table
         self._always = frozenset(plan.inputs.table.always)
         self._stack = f"{self._bridged.skeleton.stack}."
         self._places: dict[int, list[tuple[str, nn.Module, str]]] = {}
@@ -143,8 +151,8 @@ class _Maker:
             return
         source = origin.names[0]
         if name in self._bridged.looked_up:
-            rows = row_reader(self._files, source, compute_dtype=compute)
-            binding.add_streamed(places, Streamed.of(LookedUp(parameter, rows)), None)
+            looked_up = LookedUp(parameter, self._rows_of(source))
+            binding.add_streamed(places, Streamed.of(looked_up), None)
             return
         matrix = self._weights.matrix(source)
         stored = StoredWeights(matrix, scope, parameter.dtype, compute)
@@ -214,7 +222,7 @@ class _Maker:
         self, placed: list[tuple[str, nn.Module, str]], matrix: Matrix, stored: StoredWeights
     ) -> None:
         """Put the table where rows are looked up, and where it is the head's matrix too."""
-        tables = [
+        tables: list[tuple[nn.Module, str]] = [
             (module, local) for _, module, local in placed if isinstance(module, nn.Embedding)
         ]
         others = [entry for entry in placed if not isinstance(entry[1], nn.Embedding)]
@@ -245,3 +253,12 @@ class LookedUp:
     def tensor(self) -> Tensor:
         """Return all rows."""
         return self._rows(torch.arange(self.shape[0])).to(self.dtype)
+
+    @contextmanager
+    def once(self) -> Iterator[Tensor]:
+        """Lend all rows."""
+        yield self.tensor()
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """Return nothing: it is no matrix of a product."""
+        return None

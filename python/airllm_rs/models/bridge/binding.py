@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from airllm_rs.layers.linear import multiply
-from airllm_rs.layers.streamed import LinearWithWeight, Streamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
+    from airllm_rs.layers.streamed import LinearWithWeight, Streamed
     from airllm_rs.models.bridge.names import Origin
     from airllm_rs.weights.source import Matrix, WeightSource
 
@@ -183,7 +183,7 @@ class LayerBinding:
     def add_streamed(
         self, places: list[tuple[nn.Module, str]], streamed: Streamed, matrix: Matrix | None
     ) -> None:
-        """Put what stands for a weight in its places; ``matrix`` is what may be put there itself."""
+        """Put what stands for a weight in its places; ``matrix`` may be put there itself."""
         for module, local in places:
             module._parameters[local] = streamed  # type: ignore[assignment]
         if matrix is not None:

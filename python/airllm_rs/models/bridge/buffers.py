@@ -30,4 +30,4 @@ def compute_buffers(model: PreTrainedModel) -> None:
     for module in model.modules():
         # a buffer may be filled by a module further out
         module._is_hf_initialized = False  # type: ignore[assignment]
-    model.initialize_weights()
+    model.initialize_weights()  # type: ignore[no-untyped-call]

@@ -22,7 +22,7 @@ _BROKEN = "_lost_tokens"
 
 
 class FollowingCache(KvCache):
-    """`KvCache` that shows each layer the lengths that it would see if chunks came one by one."""
+    """`KvCache` that shows each layer the lengths it would see if chunks came one by one."""
 
     def __init__(self, windows: Sequence[int | None], capacity: int) -> None:
         super().__init__(windows, capacity)
@@ -32,7 +32,7 @@ class FollowingCache(KvCache):
 
     @contextmanager
     def at(self, length: int, tokens: int = 0, index: int = 0) -> Iterator[None]:
-        """Pretend that layers below ``index`` hold ``length + tokens`` tokens, others ``length``."""
+        """Pretend that layers below ``index`` hold ``tokens`` more than the others' ``length``."""
         self._at, self._tokens, self._index = length, tokens, index
         try:
             yield
@@ -93,7 +93,7 @@ class CountedCache(DynamicCache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return how many tokens are in."""
         if any(isinstance(layer, CacheLayerMixin) for layer in self.layers):
-            return super().get_seq_length(layer_idx)  # type: ignore[no-any-return]
+            return super().get_seq_length(layer_idx)
         return self.tokens
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -101,7 +102,7 @@ def bridge(config: BridgedConfig, files: NamedWeights, dtype: torch.dtype) -> Br
         family=family,
         kv_windows=windows,
         num_hidden_layers=len(skeleton.layers),
-        vocab_size=skeleton.table.weight.shape[0],  # type: ignore[index]
+        vocab_size=placing.vocab_size,
         intermediate_size=max(config.intermediate_size, _widest(skeleton.layers)),
         tie_word_embeddings=placing.is_tied,
     )
@@ -112,7 +113,10 @@ def hf_config(config: BridgedConfig) -> PreTrainedConfig:
     assert config.family is not None
     bridged = config.family.skeleton
     assert isinstance(bridged, Bridged)
-    return bridged.skeleton.model.config
+    found: PreTrainedConfig = deepcopy(bridged.skeleton.model.config)
+    # how experts are run is the skeleton's affair; the class around it would look for a way
+    found._experts_implementation = None
+    return found
 
 
 def _that_run(skeleton: Skeleton, traced: Trace, every: dict[int, str]) -> dict[int, str]:
@@ -161,6 +165,7 @@ class _Placing:
         self._table = parameters[id(table)]
         self._head = parameters[id(head)]
         self.is_tied = table is head
+        self.vocab_size = table.shape[0]
         origin = names.origins[self._table]
         if origin.converter is not None:
             raise UnsupportedModelError(f"{self._table} is made of several tensors, as no table is")
@@ -310,7 +315,8 @@ def _remembered(cache: object, config: BridgedConfig) -> tuple[int, int, tuple[i
         assert isinstance(values, torch.Tensor)
         most = max(most, (keys.numel() + values.numel()) // TOKENS)
         kept |= {id(keys), id(values)}
-        window = getattr(layer, "sliding_window", None) if layer.is_sliding else None
+        slides = bool(getattr(layer, "is_sliding", False))
+        window = getattr(layer, "sliding_window", None) if slides else None
         windows.append(window if isinstance(window, int) else None)
     state = sum(t.numel() for t in tensors_in(cache) if id(t) not in kept and t.dim() > 1)
     return most, state, tuple(windows)

@@ -63,7 +63,7 @@ class Origin:
         converter = deepcopy(self.converter)
         for pattern, name in self.sources:
             converter.add_tensor(self.first, name, pattern, _Later(tensors, name))  # type: ignore[arg-type]
-        made = converter.convert(self.first, model=model, config=model.config)  # type: ignore[arg-type]
+        made = converter.convert(self.first, model=model, config=model.config)
         return {
             name: found[0] if isinstance(found, list) else found for name, found in made.items()
         }
@@ -110,8 +110,10 @@ def resolve(skeleton: Skeleton, files: NamedWeights, needed: Iterable[str]) -> N
     ignored = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
     used = {name for target in wanted for name in _names_of(target, origins)}
     left_out = [n for o in grouped for n in o.names if n not in used]
-    left_out += [name for name, renamed in strange if ignored.search(renamed)]
-    unused = [name for name, renamed in strange if not ignored.search(renamed)]
+    text = f"{model.base_model_prefix}." if skeleton.is_part else ""
+    others = [n for n, renamed in strange if ignored.search(renamed) or not n.startswith(text)]
+    left_out += others
+    unused = [name for name, _ in strange if name not in set(others)]
     if missing:
         beside = f" (it has {_some(unused)} instead)" if unused else ""
         raise CheckpointError(f"the checkpoint lacks {_some(missing)}{beside}")

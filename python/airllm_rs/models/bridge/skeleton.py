@@ -17,8 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from airllm_rs.config import token_ids
-from airllm_rs.config import Keys
+from airllm_rs.config import Keys, token_ids
 from airllm_rs.errors import ConfigError, UnsupportedModelError
 from airllm_rs.families.bridged import BridgedConfig
 
@@ -41,6 +40,9 @@ class Skeleton:
     table: nn.Module
     head: nn.Module
     is_multimodal: bool
+    """Whether the model has other parts too, which do not run."""
+    is_part: bool = False
+    """Whether the checkpoint has other parts too, which the model has not."""
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -51,7 +53,8 @@ class Skeleton:
 
     def path_of(self, module: nn.Module) -> str:
         """Return the path of a module of the model."""
-        return next(path for path, part in self.model.named_modules() if part is module)
+        paths = (str(path) for path, part in self.model.named_modules() if part is module)
+        return next(paths)
 
 
 def bridged_config(
@@ -117,8 +120,12 @@ def build_skeleton(raw: Mapping[str, object], dtype: torch.dtype) -> Skeleton:
     """
     config = _parsed(raw)
     model_class = _class_of(config)
+    # the class of the text part alone, in some families
+    is_part = config.sub_configs.get("text_config") is model_class.config_class
+    if is_part:
+        config = config.get_text_config(decoder=True)
     with _made_of(raw), torch.device("meta"):
-        model = model_class._from_config(config, dtype=dtype).eval()
+        model = model_class._from_config(config, dtype=dtype).eval()  # type: ignore[no-untyped-call]
     if model.config._attn_implementation is None:
         # attention would see no mask, and tell nobody
         raise UnsupportedModelError(f"{model_class.__name__} has chosen no way to attend")
@@ -132,7 +139,13 @@ def build_skeleton(raw: Mapping[str, object], dtype: torch.dtype) -> Skeleton:
             f"model_type {raw['model_type']!r}: no {lacks} found in {model_class.__name__}"
         )
     return Skeleton(
-        model, decoder, stack, table, head, is_multimodal=config.get_text_config() is not config
+        model,
+        decoder,
+        stack,
+        table,
+        head,
+        is_multimodal=config.get_text_config() is not config,
+        is_part=is_part,
     )
 
 
@@ -156,14 +169,14 @@ def _parsed(raw: Mapping[str, object]) -> PreTrainedConfig:
     with _made_of(raw):
         # infinities, which JSON has no word for
         spelled = PreTrainedConfig._decode_special_floats(rest)
-        return CONFIG_MAPPING[model_type].from_dict(spelled)  # type: ignore[no-any-return]
+        return CONFIG_MAPPING[model_type].from_dict(spelled)
 
 
 def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         if type(config) in mapping:
             found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+            return found[0] if isinstance(found, tuple) else found  # type: ignore[return-value]
     raise UnsupportedModelError(
         f"model_type {config.model_type!r} is known to transformers, but not as a causal "
         "language model"

@@ -72,8 +72,7 @@ def trace(skeleton: Skeleton, conductor: Conductor, parameters: dict[int, str]) 
             outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
         watch.found.is_complete = True
         watch.found.cache = outputs.get("cache")
-    except Exception as error:
-        # any kind: what a model does with numbers that are not there
+    except Exception as error:  # noqa: BLE001 - it is code of others
         log.debug("the run on meta ended early: %s", error)
         watch.found.why_by_chunk = "its layers could not be followed without numbers"
     finally:
