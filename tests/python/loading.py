@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from airllm_rs import _core
 from airllm_rs.checkpoint import ModelFiles, open_checkpoint
@@ -16,9 +16,9 @@ from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import BudgetError
 from airllm_rs.executors.streaming import StreamingExecutor
-from airllm_rs.families import read_config
-from airllm_rs.families.family import EMBEDDING
+from airllm_rs.families import family_of, read_config
 from airllm_rs.generation.causal_lm import CausalLM
+from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
 from airllm_rs.memory.arithmetic import compute_dtype
 from airllm_rs.models import build_model
@@ -29,8 +29,9 @@ from airllm_rs.weights.source import WeightSource
 from fake_readahead import FakeReadahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+
 
 ROOM = 1 << 30
 KIB = 1024
@@ -72,10 +73,17 @@ def open_files(path: Path) -> ModelFiles:
 
 
 def make_plan(
-    files: ModelFiles, mode: Mode, *, arithmetic: str, context: int = 256, sequences: int = 4
+    files: ModelFiles,
+    mode: Mode,
+    *,
+    arithmetic: str,
+    context: int = 256,
+    sequences: int = 4,
+    overrides: Mapping[str, object] | None = None,
 ) -> MemoryPlan:
     """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
-    config = read_config(files.config)
+    config = read_config(files.config, overrides)
+    config = family_of(config).placed(config, files.weight_names())
     request = PlanRequest(
         budget_bytes=ROOM,
         baseline_bytes=0,
@@ -103,6 +111,7 @@ def load(
     requested: str | None = "F32",
     engine: str | None = None,
     context: int = 256,
+    overrides: Mapping[str, object] | None = None,
 ) -> Iterator[CausalLM]:
     """Load the checkpoint in ``path``; without an ``engine`` the strict readahead of tests reads.
 
@@ -112,12 +121,13 @@ def load(
         requested: The dtype to compute in, as the user asks for it.
         engine: The I/O engine of the extension's readahead.
         context: Tokens that the plan holds, of each of four sequences.
+        overrides: Keys laid over config.json.
     """
     files = open_files(path)
     code = compute_dtype(files.main_dtype, requested, bf16_arithmetic=True)
     dtype = TORCH_DTYPES[code]
     way = MODES[mode]
-    made = make_plan(files, way, arithmetic=code, context=context)
+    made = make_plan(files, way, arithmetic=code, context=context, overrides=overrides)
     if engine is None:
         readahead: _core.Readahead | FakeReadahead = FakeReadahead(
             files.files,
@@ -135,11 +145,10 @@ def load(
         compute_dtype=dtype,
         prefetching=way.prefetching,
     )
-    gather = row_reader(files, EMBEDDING, compute_dtype=dtype)
-    tree = build_model(read_config(files.config))
+    gather = row_reader(files, made.layers[0].tensors[0].name, compute_dtype=dtype)
+    tree = build_model(made.inputs.config)
     executor = StreamingExecutor(tree, weights, made, gather=gather)
-    is_gguf = path.suffix == ".gguf"
-    config = AutoConfig.from_pretrained(files.path if is_gguf else configuration_of(path))
+    config = transformers_config(made.inputs.config, dtype)
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:

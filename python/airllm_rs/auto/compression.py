@@ -12,7 +12,7 @@ from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.checkpoint.splits import find_split, is_split
 from airllm_rs.errors import AirLLMError, StoreError
-from airllm_rs.families import family_of, validate
+from airllm_rs.families import understand
 from airllm_rs.memory import choose_budget, told_of_budget
 from airllm_rs.store import StoreRequest, make_store, read_store
 from airllm_rs.store.identity import hub_snapshot, identify
@@ -100,9 +100,9 @@ def compressed(
     refuse_what_is_quantised(files.path, files.schemes or announced, scheme)
     identity = identify(files.path, files.files)
     place = _home(options) / f"{_name(files.path)}-{scheme}-{identity.fingerprint[:16]}"
-    store, family = read_store(place) or _elsewhere(identity, options), family_of(config)
+    store = read_store(place) or _elsewhere(identity, options)
+    config, family, _ = understand(config, files)
     if store is None:
-        validate(config, family, files)
         if not options.may_make:
             log.info(
                 "there is no %s store of %s yet: this is what it would be", scheme, identity.name

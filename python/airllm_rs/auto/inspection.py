@@ -12,7 +12,7 @@ from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.opening import HEAD
 from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.errors import UnsupportedModelError
-from airllm_rs.families import family_of, read_config, validate
+from airllm_rs.families import read_config, understand
 from airllm_rs.memory import PlanLimits
 from airllm_rs.memory.arithmetic import ITEM_BYTES, compute_dtype, has_bf16_arithmetic
 from airllm_rs.memory.units import build_units
@@ -175,8 +175,7 @@ def describe(files: ModelFiles, config_overrides: Mapping[str, object] | None = 
     """Return what an opened checkpoint is; raises what `inspect` does."""
     try:
         config = read_config(files.config, config_overrides)
-        family = family_of(config)
-        unused = validate(config, family, files)
+        config, family, unused = understand(config, files)
     except UnsupportedModelError as error:
         return _foreign(files, str(error))
     return _native(files, config, family, unused)

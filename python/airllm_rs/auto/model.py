@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from airllm_rs.auto.pace import DecodePace
 from airllm_rs.auto.prompts import Sampling, encode
@@ -16,8 +16,8 @@ from airllm_rs.auto.text_stream import TextStream
 from airllm_rs.auto.watch import SweepWatch
 from airllm_rs.checkpoint import tokenizer_directory
 from airllm_rs.executors.streaming import StreamingExecutor
-from airllm_rs.families.family import EMBEDDING
 from airllm_rs.generation.causal_lm import CausalLM
+from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import record_baseline
 from airllm_rs.models import build_model
 from airllm_rs.stats import IoCounters, MemoryCounters, PeakMemory, RunCounters, process_memory
@@ -50,12 +50,12 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         """Build the modules of ``opened`` on top of ``readahead``, which is reading already."""
         files, plan = opened.files, opened.plan
         dtype = TORCH_DTYPES[opened.compute_dtype]
-        gather = row_reader(files, EMBEDDING, compute_dtype=dtype)
+        gather = row_reader(files, plan.layers[0].tensors[0].name, compute_dtype=dtype)
         weights = WeightSource(
             plan, readahead, compute_dtype=dtype, prefetching=opened.options.prefetching
         )
         peak = PeakMemory()
-        pace = DecodePace(readahead.stats)
+        pace = DecodePace(readahead.progress)
         watch = SweepWatch(progress, peak, records=opened.options.trace, on_sweep=pace.note_sweep)
         executor = StreamingExecutor(
             build_model(opened.config),
@@ -65,8 +65,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
             on_layer=watch.on_layer,
             watch=watch.watch,
         )
-        raw = {**opened.config.raw, "dtype": dtype}
-        config = AutoConfig.for_model(**raw)  # type: ignore[arg-type]
+        config = transformers_config(opened.config, dtype)
         super().__init__(config, executor, generation_config=_generation_config(opened, config))
         self.opened = opened
         self._gather = gather

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from airllm_rs.auto.compression import compressed, find_prepared
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.packed import method_of
-from airllm_rs.families import family_of, read_config, validate
+from airllm_rs.families import read_config, understand
 from airllm_rs.memory import (
     PlanLimits,
     PlanRequest,
@@ -134,8 +134,7 @@ def open_model(
     """
     is_fresh = "torch" not in sys.modules
     files, config = open_files(path_or_id, options, progress)
-    family = family_of(config)
-    unused = validate(config, family, files)
+    config, family, unused = understand(config, files)
     if unused:
         log.info("%d tensors of the checkpoint are not used, such as %s", len(unused), unused[0])
     arithmetic = compute_dtype(

@@ -14,7 +14,7 @@ from airllm_rs.checkpoint.opening import local
 from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.checkpoint.remote import look_at
 from airllm_rs.errors import StoreError
-from airllm_rs.families import family_of, read_config, validate
+from airllm_rs.families import read_config, understand
 from airllm_rs.memory import choose_budget, told_of_budget
 from airllm_rs.store import StoreRequest, check_scheme, make_store
 from airllm_rs.store.downloading import DownloadRequest, make_while_downloading
@@ -62,8 +62,7 @@ def shard(
     for directory in directories:
         if files.path.resolve() in directory.resolve().parents:
             raise StoreError(f"{directory} is inside the checkpoint: choose a place beside it")
-    family = family_of(config)
-    validate(config, family, files)
+    config, family, _ = understand(config, files)
     budget = choose_budget(memory)
     log.info("%s", budget)
     request = StoreRequest(
@@ -115,9 +114,8 @@ def _while_downloading(
         progress=progress,
     )
     config = read_config(read_json(snapshot / "config.json"), options.config_overrides)
-    family = family_of(config)
     remote = look_at(repo_id, snapshot.name, options.hf_token)
-    validate(config, family, remote)
+    config, family, _ = understand(config, remote)
     budget = choose_budget(memory)
     request = DownloadRequest(
         remote=remote,

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 MOST_ROWS = 32
 STREAM_BYTES = 1 << 30
-"""What is summed and copied, where an eighth of what is available allows it."""
+"""What is summed and copied, where an eighth of what is free allows it."""
 # More than caches hold.
 _LEAST_BYTES = 64 << 20
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -131,8 +131,8 @@ def measure(options: KernelOptions, progress: Progress) -> list[Group]:
 
     Every other round is in reversed order; a sum and a copy of plain bytes are in every round.
     """
-    available = this_machine().available_bytes
-    nbytes = max(min(STREAM_BYTES, available // 8), 1 << 20) // 4 * 4
+    free = this_machine().free_bytes
+    nbytes = max(min(STREAM_BYTES, free // 8), 1 << 20) // 4 * 4
     source = torch.ones(nbytes // 4)
     target = torch.empty_like(source)
     if options.total_bytes < _LEAST_BYTES:

@@ -49,6 +49,14 @@ class Machine:
     own_anon_bytes: int
     """What this process has already taken of it."""
 
+    @property
+    def free_bytes(self) -> int:
+        """What may still be taken: what is available, or less where the cgroup has less left."""
+        if self.cgroup is None:
+            return self.available_bytes
+        left = max(self.cgroup.limit_bytes - self.cgroup.anon_bytes, 0)
+        return min(self.available_bytes, left)
+
 
 def this_machine(root: Path = ROOT) -> Machine:
     """Return the memory that the kernel says there is."""

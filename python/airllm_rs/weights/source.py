@@ -13,7 +13,6 @@ from torch.nn import functional
 from airllm_rs import _core
 from airllm_rs.checkpoint.stored import Q
 from airllm_rs.errors import AirLLMError
-from airllm_rs.families.family import EMBEDDING
 from airllm_rs.memory.demand import SCRATCH_BYTES
 from airllm_rs.weights.blocks import blocks_of
 from airllm_rs.weights.dtypes import TORCH_DTYPES
@@ -217,7 +216,7 @@ class WeightSource:
         self._order = plan.order
         self._streamable = frozenset(plan.order)
         self._converts_all = plan.resident_dtype == "compute"
-        self._table = None if plan.tied else EMBEDDING
+        self._table = None if plan.tied else plan.layers[0].tensors[0].name
         self._scratch = torch.empty(0, dtype=compute_dtype)
         self._repacker = Repacker()
         self._leases: dict[int, _core.Lease] = {}

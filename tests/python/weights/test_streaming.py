@@ -70,6 +70,10 @@ def test_settings_are_told_for_each_disk(path: Path) -> None:
     assert {key: stats[key] for key in remembered} == remembered  # type: ignore[literal-required]
     assert stats["is_tuned"]
     assert stats["devices"] == [{**remembered, "is_tuned": True, "bytes_read": len(CONTENT)}]
+    # closed, so that nothing moves any more
+    progress = readahead.progress()
+    assert progress["bytes_read"] == len(CONTENT)
+    assert progress.items() <= readahead.stats().items()
     with _core.Readahead([path], UNITS, ring_bytes=2 * UNIT) as readahead:
         assert not readahead.stats()["is_tuned"]
 
