@@ -49,7 +49,7 @@ TEXTS = (
 """Text of every kind that has its own rule somewhere."""
 
 
-def train_sentencepiece(path: Path, **options: Any) -> SentencePieceProcessor:
+def train_sentencepiece(path: Path, **options: object) -> SentencePieceProcessor:
     """Write a BPE model to ``path`` and return it, read by sentencepiece."""
     corpus = path.with_suffix(".txt")
     corpus.write_text(CORPUS, encoding="utf-8")

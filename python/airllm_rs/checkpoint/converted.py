@@ -8,7 +8,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.cache_directory import VARIABLE, cache_directory
-from airllm_rs.checkpoint.durable import locked, sync_directory, write_json
+from airllm_rs.checkpoint.durable import locked, sync_directory
 from airllm_rs.checkpoint.writing import INDEX
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def convert_once(
             return
         partial = directory.with_name(f"{directory.name}.partial")
         partial.mkdir(exist_ok=True)
-        write_json(partial / SOURCES, {"sources": [str(path.absolute()) for path in sources]})
+        named = {"sources": [str(path.absolute()) for path in sources]}
+        (partial / SOURCES).write_text(json.dumps(named), encoding="utf-8")
         convert(partial)
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)

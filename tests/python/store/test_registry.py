@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import airllm_rs
 from airllm_rs.checkpoint import open_checkpoint
@@ -305,3 +306,11 @@ def test_parts_of_a_finished_store_are_never_pruned(
         registry.remove(inside)
     for store in (first, tmp_path / "main"):
         verify_store(store, NoProgress())
+
+
+def test_a_conversion_says_what_it_was_made_of(model: Path) -> None:
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    open_checkpoint(model)
+    found = [(entry.kind, entry.source) for entry in registry.entries()]
+    assert found == [("converted", str(model / "pytorch_model.bin"))]
