@@ -463,7 +463,7 @@ def bridged_checkpoint(
     """
     config = AutoConfig.for_model(model_type, **keys)
     kind = AutoModelForImageTextToText if model_type in MULTIMODAL else AutoModelForCausalLM
-    model = kind.from_config(config)
+    model = kind.from_config(config)  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(len(model_type))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -488,7 +488,8 @@ def bridged_oracle(
     is_whole = model_type in MULTIMODAL and model_type != "llama4"
     kind = AutoModelForImageTextToText if is_whole else AutoModelForCausalLM
     model: PreTrainedModel = kind.from_pretrained(path, dtype=dtype)
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def rows() -> list[dict[str, str]]:

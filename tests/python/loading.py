@@ -17,6 +17,8 @@ from airllm_rs.checkpoint import ModelFiles, open_checkpoint
 from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import BudgetError
+from airllm_rs.executors.bridged import BridgedExecutor
+from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.generation.causal_lm import CausalLM
 from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
 from airllm_rs.memory.arithmetic import compute_dtype
@@ -158,3 +160,17 @@ def load(
         yield model
     finally:
         model.close()
+
+
+def streaming(model: CausalLM) -> StreamingExecutor:
+    """Return the executor of a native model."""
+    executor = model.executor
+    assert isinstance(executor, StreamingExecutor)
+    return executor
+
+
+def bridged(model: CausalLM) -> BridgedExecutor:
+    """Return the executor of a model whose layers are those of transformers."""
+    executor = model.executor
+    assert isinstance(executor, BridgedExecutor)
+    return executor

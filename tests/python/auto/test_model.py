@@ -22,6 +22,7 @@ from airllm_rs.memory import PlanLimits
 from airllm_rs.memory.flow import RingLimit
 from airllm_rs.stats import ProcessMemory
 from airllm_rs.weights.experience import recall_rate
+from loading import streaming
 from tiny import generate, oracle
 from tiny import tiny_checkpoint as write_tiny_checkpoint
 
@@ -153,7 +154,7 @@ def test_airllms_class_names_open_models(path: Path) -> None:
 
 def test_overrides_reach_the_plan_and_the_modules(path: Path) -> None:
     with load(path, config_overrides={"num_hidden_layers": 2}) as model:
-        assert len(list(model.executor.tree.model.decoder_layers())) == 2
+        assert len(list(streaming(model).tree.model.decoder_layers())) == 2
         assert model.config.num_hidden_layers == 2
 
 

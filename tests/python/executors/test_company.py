@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from airllm_rs.cache.kv import KvCache
-from loading import load
+from loading import load, streaming
 from tiny import FAMILY, prompt, tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_a_token_has_the_same_bits_in_any_company(
     tiny_checkpoint(model_type, tmp_path, intermediate_size=100)
     ids = prompt(TOKENS)
     with load(tmp_path, mode, requested=dtype) as model, torch.inference_mode():
-        executor = model.executor
+        executor = streaming(model)
         one_by_one = logits_of(executor, ids, (1,) * TOKENS, (0,))
         ways: tuple[tuple[int, ...], ...] = ((4,) * 5, (TOKENS,), (7, 1, 1, 11))
         for steps in ways:

@@ -12,7 +12,7 @@ import torch
 from airllm_rs.errors import AirLLMError, BudgetError
 from airllm_rs.layers.linear import Linear
 from fake_readahead import FakeReadahead
-from loading import load
+from loading import load, streaming
 from tiny import generate, oracle, prompt
 
 if TYPE_CHECKING:
@@ -106,12 +106,13 @@ def test_an_interrupted_sweep_leaves_nothing_behind(
         want = model(LONG).logits
         cache = model.new_cache(1, 40)
         model(LONG[:, :8], cache=cache)
-        model.executor.on_layer = interrupt
+        streaming(model).on_layer = interrupt
         with pytest.raises(failure, match="middle"):
             model(LONG[:, 8:], cache=cache)
         assert readahead(model).leased == []
+        assert cache is not None
         assert cache.get_seq_length() == 8
-        model.executor.on_layer = None
+        streaming(model).on_layer = None
         got = model(LONG[:, 8:], cache=cache).logits
         torch.testing.assert_close(got, want[:, 8:], atol=1e-4, rtol=0)
 
@@ -122,7 +123,7 @@ def test_progress_ends_at_its_total(
 ) -> None:
     seen: list[tuple[int, int]] = []
     with load(tiny_checkpoint("llama"), mode) as model:
-        model.executor.on_layer = lambda done, total: seen.append((done, total))
+        streaming(model).on_layer = lambda done, total: seen.append((done, total))
         model(LONG)
     assert seen == [(done, 2 * sweeps) for done in range(1, 2 * sweeps + 1)]
 
@@ -168,7 +169,7 @@ def leave_to_weights(model: CausalLM, nbytes: int) -> None:
     plan = model.plan
     request = replace(plan.inputs.request, weights_bytes=nbytes, max_num_seqs=1)
     inputs = replace(plan.inputs, request=request)
-    model.executor.plan = replace(plan, inputs=inputs, max_num_seqs=1)
+    streaming(model).plan = replace(plan, inputs=inputs, max_num_seqs=1)
 
 
 def test_what_cannot_be_made_room_for_is_refused(tiny_checkpoint: Callable[..., Path]) -> None:

@@ -21,11 +21,12 @@ from airllm_rs.auto.bridging import read_any_config
 from airllm_rs.errors import AirLLMError, CheckpointError, ConfigError, UnsupportedModelError
 from airllm_rs.families.bridged import BridgedFamily
 from bridged import GPT, KINDS, MULTIMODAL, bridged_checkpoint, bridged_oracle, rows
-from loading import load
+from fake_readahead import FakeReadahead
+from loading import bridged, load
 from tiny import generate, prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -121,7 +122,7 @@ def test_the_model_is_transformers(name: str, mode: str, answers: Callable[[str]
         assert_close(model(ids).logits, want.logits)
         if mode == "chunks held":
             order = KINDS[name].order
-            assert bool(model.executor.family.why_by_chunk) == (order != "layers")
+            assert bool(bridged(model).family.why_by_chunk) == (order != "layers")
             # chunks of nine tokens are four of each sequence
             assert model.executor.sweeps == (6 if order == "chunks" else 1)
         got = model(ids, attention_mask=masked(ids)).logits[masked(ids).bool()]
@@ -151,6 +152,7 @@ def test_any_order_of_use_works_with_the_real_readahead(
 def test_the_order_of_use_is_learned_in_one_sweep(answers: Callable[[str], Answers]) -> None:
     with torch.no_grad(), load(answers("jetmoe").path, "streamed") as model:
         readahead = model.executor.weights.readahead
+        assert isinstance(readahead, FakeReadahead)
         model(prompt(5))
         assert len(readahead.schedules) > 1
         known = len(readahead.schedules)
@@ -185,7 +187,7 @@ def test_the_text_part_of_a_multimodal_model_runs(
         assert_close(model(ids, attention_mask=masked(ids)).logits[masked(ids).bool()], want)
         tokens = generate(oracle, ids, **options(ids))
         assert torch.equal(generate(model, ids, **options(ids)), tokens)
-        family = model.executor.family
+        family = bridged(model).family
         assert isinstance(family, BridgedFamily)
         assert any("vis" in name for name in family.left_out)
         assert not family.unused
@@ -240,10 +242,10 @@ def test_an_interrupted_sweep_costs_no_token_or_is_told(
             if done == 2:
                 raise KeyboardInterrupt
 
-        model.executor.on_layer = interrupt
+        bridged(model).on_layer = interrupt
         with pytest.raises(KeyboardInterrupt):
             model(ids[:, 13:], cache=cache)
-        model.executor.on_layer = None
+        bridged(model).on_layer = None
         if name == "mamba2":
             with pytest.raises(AirLLMError, match="begin with a new one"):
                 model(ids[:, 13:], cache=cache)
@@ -264,12 +266,13 @@ def test_weights_are_let_go_of_at_the_end(answers: Callable[[str], Answers]) -> 
     with torch.no_grad(), load(answers("gpt2").path, "part resident") as model:
         model(prompt(5))
         readahead = model.executor.weights.readahead
+        assert isinstance(readahead, FakeReadahead)
         assert not readahead.leased
     with pytest.raises(AirLLMError, match="closed"):
         model(prompt(5))
 
 
-def changed(path: Path, to: Path, tensors: dict[str, torch.Tensor | None]) -> Path:
+def changed(path: Path, to: Path, tensors: Mapping[str, torch.Tensor | None]) -> Path:
     """Copy a checkpoint with other tensors; None leaves one out."""
     shutil.copytree(path, to)
     kept = load_file(to / "model.safetensors")
@@ -314,7 +317,7 @@ def test_what_does_not_fit_is_refused(answers: Callable[[str], Answers], tmp_pat
 def test_extra_tensors_are_listed(answers: Callable[[str], Answers], tmp_path: Path) -> None:
     extra = {"model.strange.weight": torch.ones(3), "h.0.attn.masked_bias": torch.ones(1)}
     with load(changed(answers("gpt2").path, tmp_path / "a", extra)) as model:
-        family = model.executor.family
+        family = bridged(model).family
         assert family.unused == ("model.strange.weight",)
         assert family.left_out == ("h.0.attn.masked_bias",)
 

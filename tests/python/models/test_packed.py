@@ -14,7 +14,7 @@ import airllm_rs
 from airllm_rs import _core
 from airllm_rs.memory import PlanLimits
 from airllm_rs.weights.packed import packed_layout
-from loading import MODES, Mode, load, make_plan, open_files
+from loading import MODES, Mode, load, make_plan, open_files, streaming
 from packed_checkpoints import packed_checkpoint, split
 from packed_formats import FORMATS, airllm4, airllm8
 from store_making import make
@@ -173,7 +173,7 @@ def test_what_is_given_up_is_read_and_repacked_again(
     path, plain = made("gptq")
     with torch.no_grad(), load(path, "part resident") as model:
         model(IDS)
-        executor = model.executor
+        executor = streaming(model)
         before = executor.plan.residents
         always = executor.plan.inputs.table.always
         executor._adopt(replace(executor.plan, residents=always, embedding="gathered"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from loading import load
+from loading import load, streaming
 from tiny import generate, prompt
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def test_an_interruption_does_not_hurt_the_readahead(tiny_checkpoint: Callable[.
     with torch.no_grad(), load(tiny_checkpoint("llama"), "streamed", engine="auto") as model:
         want = model(IDS).logits
         for _ in range(5):
-            model.executor.on_layer = interrupt
+            streaming(model).on_layer = interrupt
             with pytest.raises(KeyboardInterrupt):
                 model(IDS)
-            model.executor.on_layer = None
+            streaming(model).on_layer = None
             assert torch.equal(model(IDS).logits, want)
 
 
