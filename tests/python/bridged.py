@@ -476,7 +476,9 @@ def bridged_checkpoint(
                 parameter.copy_(0.7 * noise)
             else:
                 parameter.copy_(noise * (1.5 / parameter.shape[-1] ** 0.5))
-    model.to(dtype).save_pretrained(path)
+    if dtype != torch.float32:
+        model.to(dtype)
+    model.save_pretrained(path)
     return path
 
 

@@ -36,7 +36,7 @@ def read_any_config(
     if not isinstance(model_type, str) or model_type in FAMILIES:
         return read_config(raw, overrides)
     check_quantization(merged)
-    log.info("model_type %r is not native: asking transformers what it is", model_type)
+    log.debug("model_type %r is not native: asking transformers what it is", model_type)
     from airllm_rs.models.bridge import bridged_config
 
     return bridged_config(raw, overrides)

@@ -19,6 +19,7 @@ from transformers import GPT2Model
 
 from airllm_rs.auto.bridging import read_any_config
 from airllm_rs.errors import AirLLMError, CheckpointError, ConfigError, UnsupportedModelError
+from airllm_rs.families import FAMILIES
 from airllm_rs.families.bridged import BridgedFamily
 from bridged import GPT, KINDS, MULTIMODAL, bridged_checkpoint, bridged_oracle, rows
 from fake_readahead import FakeReadahead
@@ -122,7 +123,8 @@ def test_the_model_is_transformers(name: str, mode: str, answers: Callable[[str]
         assert_close(model(ids).logits, want.logits)
         if mode == "chunks held":
             order = KINDS[name].order
-            assert bool(bridged(model).family.why_by_chunk) == (order != "layers")
+            if KINDS[name].is_bridged:
+                assert bool(bridged(model).family.why_by_chunk) == (order != "layers")
             # chunks of nine tokens are four of each sequence
             assert model.executor.sweeps == (6 if order == "chunks" else 1)
         got = model(ids, attention_mask=masked(ids)).logits[masked(ids).bool()]
@@ -133,8 +135,9 @@ def test_the_model_is_transformers(name: str, mode: str, answers: Callable[[str]
 
 
 def test_there_are_many_kinds_and_a_row_for_each() -> None:
-    assert len({kind.model_type for kind in KINDS.values()}) >= 25
-    assert len(rows()) == len(KINDS)
+    bridged_ones = [kind for kind in KINDS.values() if kind.is_bridged]
+    assert len({kind.model_type for kind in bridged_ones}) >= 25
+    assert len(rows()) == len(bridged_ones)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neo", "mixtral", "jetmoe", "gpt_oss", "zamba2"])
@@ -173,6 +176,7 @@ def test_bf16_is_what_transformers_computes(name: str, tmp_path: Path) -> None:
     assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max()
 
 
+@pytest.mark.filterwarnings("ignore:Casting complex values")  # transformers' own, of Llama 4
 @pytest.mark.parametrize("model_type", MULTIMODAL)
 @pytest.mark.parametrize("mode", ["resident", "ring below a layer", "chunks held"])
 def test_the_text_part_of_a_multimodal_model_runs(
@@ -187,10 +191,11 @@ def test_the_text_part_of_a_multimodal_model_runs(
         assert_close(model(ids, attention_mask=masked(ids)).logits[masked(ids).bool()], want)
         tokens = generate(oracle, ids, **options(ids))
         assert torch.equal(generate(model, ids, **options(ids)), tokens)
-        family = bridged(model).family
-        assert isinstance(family, BridgedFamily)
-        assert any("vis" in name for name in family.left_out)
-        assert not family.unused
+        if model_type not in FAMILIES:
+            family = bridged(model).family
+            assert isinstance(family, BridgedFamily)
+            assert any("vis" in name for name in family.left_out)
+            assert not family.unused
         with pytest.raises(ValueError, match="only the text part"):
             model.generate(ids, pixel_values=torch.zeros(1, 3, 28, 28))
         with pytest.raises(ValueError, match="only the text part"):
@@ -286,7 +291,7 @@ def changed(path: Path, to: Path, tensors: Mapping[str, torch.Tensor | None]) ->
 
 
 def test_what_does_not_fit_is_refused(answers: Callable[[str], Answers], tmp_path: Path) -> None:
-    path = answers("mixtral").path
+    path = answers("phimoe").path
     gate = "model.layers.1.block_sparse_moe.experts.2.w1.weight"
     with (
         pytest.raises(CheckpointError, match=r"lacks model\.layers\.0\.self_attn\.q_proj\.weight"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import prod
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from airllm_rs.families.validation import NamedWeights
-
-log = logging.getLogger(__name__)
 
 LOOKED_UP_NUMBERS = 32 << 20
 """A further table of more numbers than this is looked up on disk, row by row, and never kept."""
@@ -109,14 +106,15 @@ def bridge(config: BridgedConfig, files: NamedWeights, dtype: torch.dtype) -> Br
 
 
 def hf_config(config: BridgedConfig) -> PreTrainedConfig:
-    """Return the configuration of the model that runs."""
+    """Return a copy of the configuration of the model that runs, with no way to attend chosen."""
     assert config.family is not None
     bridged = config.family.skeleton
     assert isinstance(bridged, Bridged)
-    found: PreTrainedConfig = deepcopy(bridged.skeleton.model.config)
-    # how experts are run is the skeleton's affair; the class around it would look for a way
-    found._experts_implementation = None
-    return found
+    # whoever makes a model of it chooses for itself, and writes its choice into it
+    copied = deepcopy(bridged.skeleton.model.config)
+    copied._attn_implementation = None
+    copied._experts_implementation = None
+    return copied
 
 
 def _that_run(skeleton: Skeleton, traced: Trace, every: dict[int, str]) -> dict[int, str]:
