@@ -5,27 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airllm_rs.families.chatglm import is_interleaved, turns_pairs
-from airllm_rs.layers.attention import Attention
 from airllm_rs.layers.rope import RotaryEmbedding
-from airllm_rs.models.decoder import (
-    CausalTree,
-    Decoder,
-    DecoderLayer,
-    attention_shape,
-    gated_mlp,
-)
+from airllm_rs.models.decoder import gated_mlp
+from airllm_rs.models.pre_norm import pre_norm_tree
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
+    from airllm_rs.models.decoder import CausalTree
 
 
 def build(config: ModelConfig) -> CausalTree:
     """Return the module tree, on meta."""
-    fused = "groups" if is_interleaved(config) else "thirds"
-
-    def layer(index: int) -> DecoderLayer:
-        shape = attention_shape(config, index, qkv_bias=config.attention_bias, fused=fused)
-        return DecoderLayer(Attention(shape, index), gated_mlp(config, is_fused=True), config)
-
-    rope = RotaryEmbedding(config, is_paired=turns_pairs(config))
-    return CausalTree(config, Decoder(config, layer, ropes=(rope,)))
+    return pre_norm_tree(
+        config,
+        mlp=lambda _: gated_mlp(config, is_fused=True),
+        ropes=(RotaryEmbedding(config, is_paired=turns_pairs(config)),),
+        qkv_bias=config.attention_bias,
+        fused="groups" if is_interleaved(config) else "thirds",
+    )

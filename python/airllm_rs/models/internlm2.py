@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airllm_rs.layers.attention import Attention
-from airllm_rs.models.decoder import (
-    CausalTree,
-    Decoder,
-    DecoderLayer,
-    attention_shape,
-    gated_mlp,
-)
+from airllm_rs.models.pre_norm import pre_norm_tree
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
+    from airllm_rs.models.decoder import CausalTree
 
 
 def build(config: ModelConfig) -> CausalTree:
     """Return the module tree, on meta."""
-
-    def layer(index: int) -> DecoderLayer:
-        bias = config.attention_bias
-        shape = attention_shape(config, index, qkv_bias=bias, output_bias=bias, fused="groups")
-        return DecoderLayer(Attention(shape, index), gated_mlp(config), config)
-
-    return CausalTree(config, Decoder(config, layer))
+    bias = config.attention_bias
+    return pre_norm_tree(config, qkv_bias=bias, output_bias=bias, fused="groups")

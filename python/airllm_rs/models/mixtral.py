@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airllm_rs.layers.attention import Attention
 from airllm_rs.layers.moe import MixtureOfExperts, Router, most_probable
-from airllm_rs.models.decoder import (
-    CausalTree,
-    Decoder,
-    DecoderLayer,
-    attention_shape,
-    gated_mlp,
-)
+from airllm_rs.models.decoder import gated_mlp
+from airllm_rs.models.pre_norm import pre_norm_tree
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
+    from airllm_rs.models.decoder import CausalTree
 
 
 def build(config: ModelConfig) -> CausalTree:
@@ -23,11 +18,8 @@ def build(config: ModelConfig) -> CausalTree:
     experts = config.keys.count("num_local_experts")
     choose = most_probable(config.keys.count("num_experts_per_tok"), is_normalised=True)
 
-    def layer(index: int) -> DecoderLayer:
-        mlp = MixtureOfExperts(
-            Router(config.hidden_size, experts, choose),
-            (gated_mlp(config) for _ in range(experts)),
-        )
-        return DecoderLayer(Attention(attention_shape(config, index), index), mlp, config)
+    def mixture(_index: int) -> MixtureOfExperts:
+        gate = Router(config.hidden_size, experts, choose)
+        return MixtureOfExperts(gate, (gated_mlp(config) for _ in range(experts)))
 
-    return CausalTree(config, Decoder(config, layer))
+    return pre_norm_tree(config, mlp=mixture)

@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from airllm_rs.layers.attention import Attention
 from airllm_rs.layers.rope import Lengths, RotaryEmbedding, Rotation
-from airllm_rs.models.decoder import (
-    CausalTree,
-    Decoder,
-    DecoderLayer,
-    attention_shape,
-    gated_mlp,
-)
+from airllm_rs.models.decoder import gated_mlp
+from airllm_rs.models.pre_norm import pre_norm_tree
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from airllm_rs.config import ModelConfig
+    from airllm_rs.models.decoder import CausalTree
 
 
 class GrowingRope(RotaryEmbedding):
@@ -70,9 +65,11 @@ class GrowingRope(RotaryEmbedding):
 def build(config: ModelConfig) -> CausalTree:
     """Return the module tree, on meta."""
     bias = not config.keys.flag("no_bias", True)
-
-    def layer(index: int) -> DecoderLayer:
-        shape = attention_shape(config, index, qkv_bias=True, output_bias=bias, fused="thirds")
-        return DecoderLayer(Attention(shape, index), gated_mlp(config, bias=bias), config)
-
-    return CausalTree(config, Decoder(config, layer, ropes=(GrowingRope(config),)))
+    return pre_norm_tree(
+        config,
+        mlp=lambda _: gated_mlp(config, bias=bias),
+        ropes=(GrowingRope(config),),
+        qkv_bias=True,
+        output_bias=bias,
+        fused="thirds",
+    )

@@ -5,30 +5,24 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from airllm_rs.layers.attention import Attention
 from airllm_rs.layers.norm import RMSNorm
-from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, attention_shape, gated_mlp
+from airllm_rs.models.pre_norm import pre_norm_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
     from airllm_rs.config import ModelConfig
+    from airllm_rs.models.decoder import CausalTree
 
 
-def attention(config: ModelConfig, index: int) -> Attention:
-    """Return the attention of a layer."""
-    shape = attention_shape(
+def build(config: ModelConfig, mlp: Callable[[int], nn.Module] | None = None) -> CausalTree:
+    """Return the module tree, on meta; ``mlp`` makes the MLP of a layer, a gated one if None."""
+    return pre_norm_tree(
         config,
-        index,
+        mlp=mlp,
         qkv_bias=config.attention_bias,
         output_bias=config.attention_bias,
         norm=partial(RMSNorm, eps=config.rms_norm_eps),
     )
-    return Attention(shape, index)
-
-
-def build(config: ModelConfig) -> CausalTree:
-    """Return the module tree, on meta."""
-
-    def layer(index: int) -> DecoderLayer:
-        return DecoderLayer(attention(config, index), gated_mlp(config), config)
-
-    return CausalTree(config, Decoder(config, layer))

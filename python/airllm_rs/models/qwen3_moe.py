@@ -8,12 +8,13 @@ from airllm_rs.families.qwen3_moe import is_sparse
 from airllm_rs.layers.mlp import GatedMLP
 from airllm_rs.layers.moe import MixtureOfExperts, Router, most_probable
 from airllm_rs.models import qwen3
-from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, gated_mlp
+from airllm_rs.models.decoder import gated_mlp
 
 if TYPE_CHECKING:
     from torch import nn
 
     from airllm_rs.config import ModelConfig
+    from airllm_rs.models.decoder import CausalTree
 
 
 def build(config: ModelConfig) -> CausalTree:
@@ -36,7 +37,4 @@ def build(config: ModelConfig) -> CausalTree:
             ),
         )
 
-    def layer(index: int) -> DecoderLayer:
-        return DecoderLayer(qwen3.attention(config, index), mlp(index), config)
-
-    return CausalTree(config, Decoder(config, layer))
+    return qwen3.build(config, mlp)
