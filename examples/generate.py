@@ -1,4 +1,7 @@
-"""Generate text: AirLLM's README example, the import changed and `.cuda()` left out."""
+"""Continue a text: AirLLM's README example, the import changed and `.cuda()` left out.
+
+What an instruct model is asked belongs into its chat template: see chat.py.
+"""
 
 import sys
 

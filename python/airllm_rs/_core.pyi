@@ -109,6 +109,14 @@ class _Device(TypedDict):
     device_gbps: float
 
 @type_check_only
+class _Progress(TypedDict):
+    bytes_read: int
+    requests: int
+    busy_ns: int
+    stall_ns: int
+    ring_full_ns: int
+
+@type_check_only
 class _Stats(_Device):
     engine: str
     features: list[str]
@@ -227,7 +235,8 @@ class Readahead:
         ``ring_full_ns`` time with nothing in flight although the schedule had more: then the
         consumer is the limit. ``waits`` of ``takes`` had to wait; ``units`` were streamed.
 
-        ``huge_page_bytes`` and ``locked_bytes`` of the arena are as the kernel counts them.
+        ``huge_page_bytes`` and ``locked_bytes`` of the arena are as the kernel counts them, which
+        takes it some milliseconds per gigabyte.
 
         ``devices`` has an entry per disk, in the order in which the files name them first:
         ``request_bytes`` and ``queue_depth`` are the best found so far, ``is_tuned`` says that they
@@ -235,6 +244,9 @@ class Readahead:
         0 before it was measured. The same keys outside are those of the disk that was read most,
         but ``bytes_read``, which is for all.
         """
+
+    def progress(self) -> _Progress:
+        """Return those counters of `stats` that move while reading; takes microseconds."""
 
     def trace(self) -> list[tuple[str, int, int, int, int, int, int]]:
         """Take out what was recorded: (kind, unit, file, offset, nbytes, begin_ns, end_ns).

@@ -1,7 +1,7 @@
 //! What can be wrong with a shard store.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a shard store cannot be made, or is not what its manifest says.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +18,10 @@ pub enum StoreError {
         what: String,
     },
     /// A manifest that cannot be used.
-    #[error("{}: {fault}", path.display())]
+    #[error(
+        "{}: {fault}; delete the store with `airllm-rs cache rm {}`, then make it again",
+        path.display(), directory(path)
+    )]
     Manifest {
         /// The manifest.
         path: PathBuf,
@@ -27,8 +30,8 @@ pub enum StoreError {
     },
     /// Bytes that are not those that were written.
     #[error(
-        "{}: chunk {chunk}, {nbytes} bytes at offset {offset}, is corrupt: CRC32C {found:08x}, written was \
-         {expected:08x}; it is of {tensors}; make the store again",
+        "{}: chunk {chunk}, of {tensors}, is corrupt (CRC32C {found:08x}, not {expected:08x}); \
+         the same `airllm-rs shard` makes it again",
         path.display()
     )]
     CorruptChunk {
@@ -49,7 +52,8 @@ pub enum StoreError {
     },
     /// A file that is not as long as the manifest says.
     #[error(
-        "{}: has {found} bytes, the manifest says {expected}; make the store again",
+        "{}: has {found} bytes, the manifest says {expected}; the same `airllm-rs shard` makes it \
+         again",
         path.display()
     )]
     FileSize {
@@ -60,9 +64,15 @@ pub enum StoreError {
         /// That of the file.
         found: u64,
     },
+    /// A file that the manifest names and that is not there.
+    #[error("{}: is missing; the same `airllm-rs shard` makes it again", path.display())]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// A directory of a striped store that belongs to another one, or to none.
     #[error(
-        "{}: is not the other half of the store {id} in {}; is the right disk mounted?",
+        "{}: has no part of the store in {}; is the right disk mounted?",
         path.display(), store.display()
     )]
     ForeignStripe {
@@ -70,8 +80,6 @@ pub enum StoreError {
         path: PathBuf,
         /// The directory of the manifest.
         store: PathBuf,
-        /// The store's identity.
-        id: String,
     },
     /// A tensor that cannot be made of its source.
     #[error("tensor {tensor:?}: {reason}")]
@@ -103,9 +111,7 @@ pub enum ManifestFault {
         message: String,
     },
     /// Of a format that this version does not read.
-    #[error(
-        "the store has format version {found}, this version reads {known}; make it again with `airllm-rs shard`"
-    )]
+    #[error("the store has format version {found}, this version reads {known}")]
     Version {
         /// The version found.
         found: u64,
@@ -144,4 +150,9 @@ pub enum ManifestFault {
         /// How many there are.
         found: usize,
     },
+}
+
+// Of a manifest, in words.
+fn directory(manifest: &Path) -> std::path::Display<'_> {
+    manifest.parent().unwrap_or(manifest).display()
 }

@@ -197,6 +197,17 @@ impl PyReadahead {
         Ok(table)
     }
 
+    fn progress<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.inner.stats();
+        let table = PyDict::new(py);
+        table.set_item("bytes_read", stats.bytes_read)?;
+        table.set_item("requests", stats.requests)?;
+        table.set_item("busy_ns", stats.busy_ns)?;
+        table.set_item("stall_ns", stats.stall_ns)?;
+        table.set_item("ring_full_ns", stats.ring_full_ns)?;
+        Ok(table)
+    }
+
     fn trace(&self, py: Python<'_>) -> Vec<EventTuple> {
         let events = py.detach(|| self.inner.trace());
         events.iter().map(event_tuple).collect()

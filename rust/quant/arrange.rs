@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use crate::quant::float::Float;
 use crate::quant::product::Prepared;
+use crate::quant::tier::Tier;
 
 /// Sixteen f32 in a cache line.
 #[derive(Clone, Copy)]
@@ -93,7 +94,7 @@ impl Arranged {
     pub(crate) fn numbers(&self, x: &Prepared<'_>, order: Order) -> &[Numbers] {
         self.numbers[order.cell()].get_or_init(|| {
             let numbers = x.numbers().as_chunks().0;
-            lines(numbers, x.given.cols, order, f32::from_le_bytes, Numbers)
+            rows(x.tier, numbers, x.given.cols, order, f32::from_le_bytes)
         })
     }
 
@@ -102,78 +103,145 @@ impl Arranged {
         assert_eq!(x.given.float, Float::Bf16, "activations for these kernels");
         self.halves[order.cell()].get_or_init(|| {
             let halves = x.given.bytes.as_chunks().0;
-            lines(halves, x.given.cols, order, u16::from_le_bytes, Halves)
+            rows(x.tier, halves, x.given.cols, order, u16::from_le_bytes)
         })
     }
 }
 
+/// A cache line of `N` items.
+trait Line<T, const N: usize>: Copy {
+    const ZERO: Self;
+
+    fn items(&mut self) -> &mut [T; N];
+}
+
+impl Line<f32, 16> for Numbers {
+    const ZERO: Self = Self([0.0; 16]);
+
+    #[inline(always)]
+    fn items(&mut self) -> &mut [f32; 16] {
+        &mut self.0
+    }
+}
+
+impl Line<u16, 32> for Halves {
+    const ZERO: Self = Self([0; 32]);
+
+    #[inline(always)]
+    fn items(&mut self) -> &mut [u16; 32] {
+        &mut self.0
+    }
+}
+
 /// All rows in an order, `N` items of `SIZE` bytes to a line.
-fn lines<T: Copy, L, const SIZE: usize, const N: usize>(
+fn rows<T: Copy, L: Line<T, N>, const SIZE: usize, const N: usize>(
+    tier: Tier,
     numbers: &[[u8; SIZE]],
     cols: usize,
     order: Order,
-    item: impl Fn([u8; SIZE]) -> T,
-    line: impl Fn([T; N]) -> L,
+    item: impl Fn([u8; SIZE]) -> T + Copy,
 ) -> Vec<L> {
     let group = order.group();
+    // one at least: weights without columns have no lines
+    let row_lines = (cols.div_ceil(group) * group / N).max(1);
     let rows = numbers.chunks_exact(cols.max(1));
-    let mut lines = Vec::with_capacity(rows.len() * cols.div_ceil(group) * group / N);
-    for row in rows {
+    let mut lines = vec![L::ZERO; rows.len() * row_lines];
+    for (row, lines) in rows.zip(lines.chunks_exact_mut(row_lines)) {
         let (whole, tail) = row.split_at(cols / group * group);
-        let mut padded = [[0; SIZE]; 128];
-        padded[..tail.len()].copy_from_slice(tail);
-        let padded = if tail.is_empty() {
-            &[]
-        } else {
-            &padded[..group]
-        };
-        for part in [whole, padded] {
-            match order {
-                Order::Plain => {
-                    lines
-                        .extend((part.as_chunks::<N>().0.iter()).map(|part| line(part.map(&item))));
-                }
-                Order::Nibbles {
-                    lanes: 8,
-                    low_first,
-                    ..
-                } => {
-                    // two registers to a line
-                    for part in part.as_chunks::<8>().0.as_chunks::<8>().0 {
-                        for pair in [0, 2, 4, 6] {
-                            let nibbles =
-                                [pair, pair + 1].map(|nibble| nibble ^ usize::from(!low_first));
-                            let number = |place: usize| part[place % 8][nibbles[place / 8 % 2]];
-                            lines.push(line(std::array::from_fn(|place| item(number(place)))));
-                        }
-                    }
-                }
-                Order::Nibbles {
-                    nibbles: 8,
-                    low_first,
-                    ..
-                } => by_nibble::<8, SIZE, N, T, L>(part, low_first, &item, &line, &mut lines),
-                Order::Nibbles { low_first, .. } => {
-                    by_nibble::<4, SIZE, N, T, L>(part, low_first, &item, &line, &mut lines);
-                }
-            }
+        let (out, out_tail) = lines.split_at_mut(whole.len() / N);
+        arrange(tier, whole, order, item, out);
+        if !tail.is_empty() {
+            let mut padded = [[0; SIZE]; 128];
+            padded[..tail.len()].copy_from_slice(tail);
+            arrange(tier, &padded[..group], order, item, out_tail);
         }
     }
     lines
 }
 
-/// For each group, a line for each nibble, of all lanes.
-fn by_nibble<const NIBBLES: usize, const SIZE: usize, const N: usize, T: Copy, L>(
-    part: &[[u8; SIZE]],
-    low_first: bool,
-    item: &impl Fn([u8; SIZE]) -> T,
-    line: &impl Fn([T; N]) -> L,
-    lines: &mut Vec<L>,
+/// Whole groups of columns, with the instructions of a tier.
+fn arrange<T: Copy, L: Line<T, N>, const SIZE: usize, const N: usize>(
+    tier: Tier,
+    from: &[[u8; SIZE]],
+    order: Order,
+    item: impl Fn([u8; SIZE]) -> T,
+    lines: &mut [L],
 ) {
-    for part in part.as_chunks::<NIBBLES>().0.as_chunks::<N>().0 {
+    match tier {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the tier is available, as the caller of all kernels sees to.
+        Tier::Avx512 | Tier::Avx512Bf16 => unsafe { arrange_avx512(from, order, item, lines) },
+        _ => arrange_any(from, order, item, lines),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn arrange_avx512<T: Copy, L: Line<T, N>, const SIZE: usize, const N: usize>(
+    from: &[[u8; SIZE]],
+    order: Order,
+    item: impl Fn([u8; SIZE]) -> T,
+    lines: &mut [L],
+) {
+    arrange_any(from, order, item, lines);
+}
+
+/// A compiler makes SIMD of these loops: their lengths are constant.
+#[inline(always)]
+fn arrange_any<T: Copy, L: Line<T, N>, const SIZE: usize, const N: usize>(
+    from: &[[u8; SIZE]],
+    order: Order,
+    item: impl Fn([u8; SIZE]) -> T,
+    lines: &mut [L],
+) {
+    let Order::Nibbles {
+        lanes,
+        nibbles,
+        low_first,
+    } = order
+    else {
+        for (part, line) in from.as_chunks::<N>().0.iter().zip(lines) {
+            for (from, to) in part.iter().zip(line.items()) {
+                *to = item(*from);
+            }
+        }
+        return;
+    };
+    let swap = usize::from(!low_first);
+    if lanes == 8 {
+        // two registers to a line
+        let groups = from.as_chunks::<8>().0.as_chunks::<8>().0;
+        for (part, lines) in groups.iter().zip(lines.as_chunks_mut::<4>().0) {
+            for nibble in 0..8 {
+                let line = lines[(nibble ^ swap) / 2].items();
+                let to = &mut line[(nibble ^ swap) % 2 * 8..][..8];
+                for (lane, to) in part.iter().zip(to) {
+                    *to = item(lane[nibble]);
+                }
+            }
+        }
+    } else if nibbles == 8 {
+        by_nibble::<8, _, _, _, _>(from, swap, item, lines);
+    } else {
+        by_nibble::<4, _, _, _, _>(from, swap, item, lines);
+    }
+}
+
+/// For each group, a line for each nibble, of all lanes.
+#[inline(always)]
+fn by_nibble<const NIBBLES: usize, T: Copy, L: Line<T, N>, const SIZE: usize, const N: usize>(
+    from: &[[u8; SIZE]],
+    swap: usize,
+    item: impl Fn([u8; SIZE]) -> T,
+    lines: &mut [L],
+) {
+    let groups = from.as_chunks::<NIBBLES>().0.as_chunks::<N>().0;
+    for (part, lines) in groups.iter().zip(lines.as_chunks_mut::<NIBBLES>().0) {
         for nibble in 0..NIBBLES {
-            let first = nibble ^ usize::from(!low_first);
-            lines.push(line(part.map(|lane| item(lane[first]))));
+            let line = lines[nibble ^ swap].items();
+            for (lane, to) in part.iter().zip(line) {
+                *to = item(lane[nibble]);
+            }
         }
     }
 }

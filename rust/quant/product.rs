@@ -68,7 +68,7 @@ pub(crate) struct Prepared<'a> {
     pub(crate) arranged: Arranged,
     /// The same for blocks of integers.
     pub(crate) blocked: blocks::Blocked,
-    tier: Tier,
+    pub(crate) tier: Tier,
     numbers: OnceLock<Vec<u8>>,
 }
 
@@ -140,6 +140,10 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
             out: team::Output::new(&mut *product.out),
             stride: product.stride,
         });
+    }
+    for target in &outputs {
+        // arranges the activations, which the other threads would sleep through otherwise
+        sum(tier, &target.weight, 0..0, &prepared, &mut []);
     }
     team::run(pieces, &|piece| {
         let index = first_pieces.partition_point(|&first| first <= piece) - 1;

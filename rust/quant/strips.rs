@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
+use crate::quant::float::f32_at;
 use crate::quant::groups::Units;
+use crate::quant::layout::ScaleKind;
 use crate::quant::product::Prepared;
 use crate::quant::scale::Scales;
 use crate::quant::scratch;
@@ -21,6 +23,8 @@ pub(crate) struct Job<'a> {
 
 /// A few rows, in groups of `BYTES` bytes.
 pub(crate) struct Strip<'a, const BYTES: usize> {
+    /// The number of the first.
+    first: usize,
     /// How many.
     pub(crate) rows: usize,
     /// Bytes of a row.
@@ -29,6 +33,8 @@ pub(crate) struct Strip<'a, const BYTES: usize> {
     pub(crate) q: [&'a [[u8; BYTES]]; STRIP],
     /// The last group, filled up, where there is a part of one.
     pub(crate) tails: Option<[[u8; BYTES]; STRIP]>,
+    /// Scales of a row.
+    units: usize,
     /// Of each row, filled up by at least 16.
     pub(crate) scales: [&'a [f32]; STRIP],
 }
@@ -40,7 +46,61 @@ impl<const BYTES: usize> Strip<'_, BYTES> {
     }
 }
 
+/// One row, as kernels for a single row of activations take it.
+pub(crate) struct Lone<'a> {
+    /// Its bytes.
+    pub(crate) q: &'a [u8],
+    /// Its scales, one for each unit.
+    pub(crate) scales: LoneScales<'a>,
+}
+
+/// The scales of a row.
+#[derive(Clone, Copy)]
+pub(crate) enum LoneScales<'a> {
+    /// As they lie, bytes, and what they are multiplied by.
+    Bytes(&'a [u8], f32),
+    /// As f32.
+    Wide(&'a [f32]),
+}
+
 impl Job<'_> {
+    /// Write what `work` gives for each row; scales of kind `bytes` come as they lie.
+    #[inline(always)]
+    pub(crate) fn lone_rows(
+        &self,
+        cols_in_byte: usize,
+        bytes: ScaleKind,
+        sums: &mut [f32],
+        mut work: impl FnMut(&Lone<'_>) -> f32,
+    ) {
+        let (weight, units) = (self.weight, self.units);
+        let stride = weight.cols / cols_in_byte;
+        let q = |row: usize| &weight.parts.q[row * stride..][..stride];
+        if weight.layout.scale() != bytes || units.cols != units.block {
+            self.strips::<64>(cols_in_byte, sums, |strip, sums| {
+                for (row, sum) in sums.iter_mut().enumerate() {
+                    let lone = Lone {
+                        q: q(strip.first + row),
+                        scales: LoneScales::Wide(&strip.scales[row][..strip.units]),
+                    };
+                    *sum = work(&lone);
+                }
+            });
+            return;
+        }
+        let count = weight.cols / units.cols;
+        let scales = Scales::new(weight);
+        for (row, sum) in self.rows.clone().zip(sums) {
+            scales.fetch(units.block, row + STRIP..row + STRIP + 1);
+            let codes = &weight.parts.scale[row * count..][..count];
+            let lone = Lone {
+                q: q(row),
+                scales: LoneScales::Bytes(codes, f32_at(weight.parts.row, row)),
+            };
+            *sum = work(&lone);
+        }
+    }
+
     /// Call `work` with each strip, and its sums; `cols_in_byte` is 1 or 2.
     #[inline(always)]
     pub(crate) fn strips<const BYTES: usize>(
@@ -65,10 +125,12 @@ impl Job<'_> {
             }
             let bytes = self.weight.cols / cols_in_byte;
             let mut strip = Strip {
+                first,
                 rows,
                 stride: bytes,
                 q: [&[]; STRIP],
                 tails: (!bytes.is_multiple_of(BYTES)).then_some([[0; BYTES]; STRIP]),
+                units,
                 scales: std::array::from_fn(|row| &wide[row * stride..][..stride]),
             };
             for row in 0..rows {

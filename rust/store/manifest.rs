@@ -155,7 +155,6 @@ impl Manifest {
                 return Err(Error::Store(StoreError::ForeignStripe {
                     path,
                     store: own.to_owned(),
-                    id: self.id.clone(),
                 }));
             }
             found.push(path);
@@ -166,16 +165,19 @@ impl Manifest {
     /// The paths of the files, each of which has the size that it should have.
     ///
     /// # Errors
-    /// `Open` when one is not there, `FileSize` when it is shorter or longer.
+    /// `MissingFile` when one is not there, `FileSize` when it is shorter or longer.
     pub fn paths(&self, own: &Path) -> Result<Vec<PathBuf>, Error> {
         let directories = self.directories(own)?;
         let path = |file: &FileRecord| {
             let path = directories
                 .get(file.directory)
                 .map_or_else(PathBuf::new, |directory| directory.join(&file.name));
-            let found = path
-                .metadata()
-                .map_err(|source| Error::open(source, &path))?;
+            let found = match path.metadata() {
+                Err(source) if source.kind() == ErrorKind::NotFound => {
+                    return Err(Error::Store(StoreError::MissingFile { path }));
+                }
+                found => found.map_err(|source| Error::open(source, &path))?,
+            };
             if found.len() != file.nbytes {
                 return Err(Error::Store(StoreError::FileSize {
                     path,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from airllm_rs import _core
 from airllm_rs.auto.bridging import read_any_config, understand
@@ -18,15 +18,17 @@ from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
 from airllm_rs.errors import BudgetError
 from airllm_rs.generation.causal_lm import CausalLM
+from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
 from airllm_rs.memory.arithmetic import compute_dtype
+from airllm_rs.models.bridge import bridged_config
 from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.readahead import open_readahead, unit_parts
 from airllm_rs.weights.rows import row_reader
 from fake_readahead import FakeReadahead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from airllm_rs.config import ModelConfig
@@ -78,13 +80,11 @@ def make_plan(
     context: int = 256,
     sequences: int = 4,
     config: ModelConfig | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> MemoryPlan:
     """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
-    config = (
-        understand(read_any_config(files.config), files, arithmetic)[0]
-        if config is None
-        else config
-    )
+    if config is None:
+        config, _, _ = understand(read_any_config(files.config, overrides), files, arithmetic)
     request = PlanRequest(
         budget_bytes=ROOM,
         baseline_bytes=0,
@@ -112,6 +112,8 @@ def load(
     requested: str | None = "F32",
     engine: str | None = None,
     context: int = 256,
+    overrides: Mapping[str, object] | None = None,
+    bridged: bool = False,
 ) -> Iterator[CausalLM]:
     """Load the checkpoint in ``path``; without an ``engine`` the strict readahead of tests reads.
 
@@ -121,12 +123,15 @@ def load(
         requested: The dtype to compute in, as the user asks for it.
         engine: The I/O engine of the extension's readahead.
         context: Tokens that the plan holds, of each of four sequences.
+        overrides: Keys laid over config.json.
+        bridged: Run transformers' own layers, whether there are ours or not.
     """
     files = open_files(path)
     code = compute_dtype(files.main_dtype, requested, bf16_arithmetic=True)
     dtype = TORCH_DTYPES[code]
     way = MODES[mode]
-    parsed, family, _ = understand(read_any_config(files.config), files, code)
+    read = bridged_config if bridged else read_any_config
+    parsed, _, _ = understand(read(files.config, overrides), files, code)
     made = make_plan(files, way, arithmetic=code, context=context, config=parsed)
     if engine is None:
         readahead: _core.Readahead | FakeReadahead = FakeReadahead(
@@ -145,11 +150,10 @@ def load(
         made,
         readahead,  # type: ignore[arg-type]
         compute_dtype=dtype,
-        gather=row_reader(files, family.embedding, compute_dtype=dtype),
+        gather=row_reader(files, made.layers[0].tensors[0].name, compute_dtype=dtype),
         prefetching=way.prefetching,
     )
-    is_gguf = path.suffix == ".gguf"
-    config = AutoConfig.from_pretrained(files.path if is_gguf else configuration_of(path))
+    config = transformers_config(parsed, dtype)
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:

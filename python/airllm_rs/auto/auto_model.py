@@ -65,13 +65,16 @@ class AutoModel:
             device: ``"auto"`` or ``"cpu"``; other executors do not exist yet.
             dtype: Of the arithmetic: float32, bfloat16 or float16; as stored if None.
             max_seq_len: Accepted for AirLLM's sake; what is reserved is ``context``.
-            layer_shards_saving_path: Where converted checkpoints (``.bin``, GGUF) go; our cache
+            layer_shards_saving_path: Where stores that ``compression`` makes go, converted
+                ``.bin`` checkpoints and what is made of a GGUF file's metadata; our cache
                 directory if None.
             profiling_mode: Log the counters after every `generate`.
-            compression: Not available yet.
+            compression: ``"8bit"``, ``"4bit"``, ``"4bit-hq"`` or ``"nf4"``: run a store with
+                weights encoded so, which is found, or made once.
             hf_token: For private repositories of the hub.
             prefetching: Read ahead of use; False reads each matrix when it is needed.
-            delete_original: Not available yet.
+            delete_original: Delete the checkpoint's weights when that store has been verified;
+                nothing without ``compression``.
             memory: Host budget of the whole process: bytes, ``"3GiB"``, ``"60%"`` or ``"auto"``.
             device_memory: Not available yet.
             weights_memory: A cap for weights alone; the way to make a small model stream.
@@ -79,10 +82,11 @@ class AutoModel:
             max_num_seqs: Sequences of that length that the plan holds.
             kv_cache_dtype: Not available yet.
             draft_memory: Not available yet.
-            draft: Not available yet.
+            draft: Not available yet; ``"auto"`` and None mean the same.
             engine: ``"auto"``, ``"uring"``, ``"direct"``, ``"buffered"``, or ``"mmap"`` (a
                 baseline, with which a truncated file kills the process).
-            verify: Not available yet: checkpoints carry no checksums.
+            verify: When checksums of a store are checked: ``"first"`` at the first load after it
+                was made or changed, ``"always"`` or ``"off"``. Other checkpoints have none.
             config_overrides: Keys laid over config.json.
             progress: None: bars on a terminal or in a notebook, a log line every 30 s elsewhere.
             revision: Branch, tag or commit of a hub id.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from airllm_rs import families
 from airllm_rs.checkpoint.packed import check_quantization
 from airllm_rs.errors import UnsupportedModelError
-from airllm_rs.families import FAMILIES, family_of, read_config, validate
+from airllm_rs.families import FAMILIES, read_config
 from airllm_rs.families.bridged import BridgedConfig, BridgedFamily
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def understand(
             the model that was not found.
     """
     if not isinstance(config, BridgedConfig):
-        family = family_of(config)
-        return config, family, validate(config, family, files)
+        return families.understand(config, files)
     from airllm_rs.models.bridge import bridge
     from airllm_rs.weights.dtypes import TORCH_DTYPES
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, PreTrainedConfig
-
 from airllm_rs.executors.bridged import BridgedExecutor
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.families.bridged import BridgedConfig
 from airllm_rs.models import build_model
-from airllm_rs.models.bridge import hf_config
 from airllm_rs.weights.followed import FollowedSource
 from airllm_rs.weights.source import WeightSource
 
@@ -62,11 +59,3 @@ def build_executor(
     return StreamingExecutor(
         build_model(config), weights, plan, gather=gather, on_layer=on_layer, watch=watch
     )
-
-
-def transformers_config(config: ModelConfig, dtype: torch.dtype) -> PreTrainedConfig:
-    """Return the configuration as transformers knows it, with the dtype of the arithmetic."""
-    if isinstance(config, BridgedConfig):
-        return hf_config(config)
-    raw = {**config.raw, "dtype": dtype}
-    return AutoConfig.for_model(**raw)  # type: ignore[arg-type]

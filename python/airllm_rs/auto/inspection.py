@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from airllm_rs.auto.bridging import read_any_config, understand
 from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.checkpoint.opening import HEAD
 from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.errors import UnsupportedModelError
 from airllm_rs.families.bridged import BridgedFamily
@@ -17,6 +18,7 @@ from airllm_rs.memory import PlanLimits
 from airllm_rs.memory.arithmetic import ITEM_BYTES, compute_dtype, has_bf16_arithmetic
 from airllm_rs.memory.units import build_units
 from airllm_rs.stats import choose_progress
+from airllm_rs.store.manifest import has_copied_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -87,6 +89,7 @@ class Inspection:
     """What a checkpoint is, under the names that `inspect --json` prints; None is not known."""
 
     path: str
+    """A directory, or the first .gguf file."""
     model_type: str | None
     architecture: str | None
     native: bool
@@ -110,6 +113,7 @@ class Inspection:
     tied: bool | None
     """Whether the head is the embedding table."""
     parameters: int | None
+    """A head that a store has made of the embedding table is left out."""
     total_bytes: int
     """What is run, each tensor once."""
     dtype: str
@@ -189,13 +193,14 @@ def _known(files: ModelFiles, config: ModelConfig, family: Family, unused: list[
     largest = max(table.units, key=lambda unit: unit.nbytes)
     names = dict.fromkeys(spec.name for layer in layers for spec in layer.tensors)
     weights = [files.stored(name) for name in names]
+    copies = (HEAD,) if has_copied_head(files.path) else ()
     arithmetic = compute_dtype(files.main_dtype, bf16_arithmetic=has_bf16_arithmetic())
     is_bridged = isinstance(family, BridgedFamily)
     decoders = sum(layer.kind == "decoder" for layer in layers)
     # some layers may keep no keys and values; which, the windows alone do not say
     windows = iter(config.windows if len(config.windows) == decoders else (None,) * decoders)
     return Inspection(
-        path=str(files.path),
+        path=_path(files),
         model_type=config.model_type,
         architecture=_architecture(files),
         native=not is_bridged,
@@ -212,7 +217,7 @@ def _known(files: ModelFiles, config: ModelConfig, family: Family, unused: list[
         max_position_embeddings=config.max_position_embeddings,
         sliding_window=config.sliding_window,
         tied=config.tie_word_embeddings,
-        parameters=sum(prod(weight.shape) for weight in weights),
+        parameters=sum(prod(weight.shape) for weight in weights if weight.name not in copies),
         total_bytes=sum(weight.nbytes for weight in weights),
         dtype=files.main_dtype,
         quantization=_quantization(files),
@@ -247,7 +252,7 @@ def _foreign(files: ModelFiles, refusal: str) -> Inspection:
 
     model_type = files.config.get("model_type")
     return Inspection(
-        path=str(files.path),
+        path=_path(files),
         model_type=model_type if isinstance(model_type, str) else None,
         architecture=_architecture(files),
         native=False,
@@ -300,6 +305,12 @@ def _layer(
     ]
     nbytes = sum(tensor.nbytes for tensor in described)
     return LayerDescription(name, kind, nbytes, described, window)
+
+
+def _path(files: ModelFiles) -> str:
+    first = files.files[0] if files.files else ""
+    # its directory has what was made of its metadata
+    return first if first.endswith(".gguf") else str(files.path)
 
 
 def _architecture(files: ModelFiles) -> str | None:

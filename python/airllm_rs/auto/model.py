@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Self
 import torch
 from transformers import GenerationConfig
 
-from airllm_rs.auto.executor import build_executor, transformers_config
+from airllm_rs.auto.executor import build_executor
 from airllm_rs.auto.pace import DecodePace
 from airllm_rs.auto.prompts import Sampling, encode
 from airllm_rs.auto.text_stream import TextStream
 from airllm_rs.auto.watch import SweepWatch
 from airllm_rs.checkpoint import tokenizer_directory
 from airllm_rs.generation.causal_lm import CausalLM
+from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import record_baseline
 from airllm_rs.stats import IoCounters, MemoryCounters, PeakMemory, RunCounters, process_memory
 from airllm_rs.stats.cgroup import cgroup_bytes, memory_cgroup
@@ -47,9 +48,9 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         """Build the modules of ``opened`` on top of ``readahead``, which is reading already."""
         files, plan = opened.files, opened.plan
         dtype = TORCH_DTYPES[opened.compute_dtype]
-        gather = row_reader(files, opened.family.embedding, compute_dtype=dtype)
+        gather = row_reader(files, plan.layers[0].tensors[0].name, compute_dtype=dtype)
         peak = PeakMemory()
-        pace = DecodePace(readahead.stats)
+        pace = DecodePace(readahead.progress)
         watch = SweepWatch(progress, peak, records=opened.options.trace, on_sweep=pace.note_sweep)
         executor = build_executor(
             opened.config,
@@ -96,6 +97,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
             total_bytes=plan.total_bytes,
             resident_bytes=plan.resident_bytes,
             streamed_bytes_per_sweep=plan.streamed_bytes_per_sweep,
+            scheme=", ".join(self.opened.files.schemes) or None,
             sweeps=self.executor.sweeps,
             timings=self.timings,
             io=io,

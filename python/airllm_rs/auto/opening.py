@@ -19,6 +19,7 @@ from airllm_rs.memory import (
     choose_budget,
     parse_memory,
     plan,
+    told_of_budget,
 )
 from airllm_rs.memory.arithmetic import compute_dtype, has_bf16_arithmetic
 from airllm_rs.memory.budget import Machine, this_machine
@@ -150,20 +151,18 @@ def open_model(
         )
     budget = choose_budget(options.memory, _machine(options))
     cap = options.weights_memory
-    planned = plan(
-        config,
-        files,
-        PlanRequest(
-            budget_bytes=budget.nbytes,
-            # a process that has grown already is never smaller
-            baseline_bytes=max(baseline_bytes(), process_memory().total_bytes),
-            compute_dtype=arithmetic,
-            weights_bytes=None if cap is None else _cap(cap, budget),
-            context=tokens,
-            max_num_seqs=options.max_num_seqs,
-            limits=_limits(files, options),
-        ),
+    request = PlanRequest(
+        budget_bytes=budget.nbytes,
+        # a process that has grown already is never smaller
+        baseline_bytes=max(baseline_bytes(), process_memory().total_bytes),
+        compute_dtype=arithmetic,
+        weights_bytes=None if cap is None else _cap(cap, budget),
+        context=tokens,
+        max_num_seqs=options.max_num_seqs,
+        limits=_limits(files, options),
     )
+    with told_of_budget(budget):
+        planned = plan(config, files, request)
     if not runs_layer_by_layer(family):
         planned = replace(planned, holds_layer=False)
     return Opened(

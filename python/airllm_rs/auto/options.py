@@ -73,7 +73,7 @@ class LoadOptions:
     ram: str | int | None = None
     """Plan for a machine with so much memory instead of this one."""
     may_make: bool = True
-    """Make a store that ``compression`` needs; a command that only plans makes none."""
+    """Make a store that ``compression`` needs; who only plans is told what it would be."""
     trace: bool = False
     """Record what is read, waited for and computed; no keyword, but a flag of commands."""
 

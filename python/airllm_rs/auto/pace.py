@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 class DecodePace:
     """Told of every sweep; sums up those of one token that follow another such.
 
-    The counters are looked at after the 1st, 2nd, 3rd, 5th, 9th, … of them: looking costs a
-    millisecond.
+    The counters are looked at after the 1st, 2nd, 3rd, 5th, 9th, … of them.
     """
 
     def __init__(
         self,
-        stats: Callable[[], Mapping[str, object]],
+        progress: Callable[[], Mapping[str, object]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stats = stats
+        self._progress = progress
         self._clock = clock
         self._settled = Flow()
         self._window = Flow()
@@ -53,8 +52,8 @@ class DecodePace:
         self._window = Flow(since_start, seconds, stall, full)
 
     def _look(self) -> tuple[float, float, float]:
-        stats = self._stats()
-        stall, full = stats["stall_ns"], stats["ring_full_ns"]
+        counters = self._progress()
+        stall, full = counters["stall_ns"], counters["ring_full_ns"]
         assert isinstance(stall, int), "the extension counts in whole numbers"
         assert isinstance(full, int), "the extension counts in whole numbers"
         return self._clock(), stall / 1e9, full / 1e9

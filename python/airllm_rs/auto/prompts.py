@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airllm_rs.errors import TokenizerError
-from airllm_rs.tokenizer import render_chat
+from airllm_rs.tokenizer import encode_chat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,15 +114,12 @@ def _chat(
         raise ValueError("the conversation has no message")
     if system is not None:
         messages = [{"role": "system", "content": system}, *messages]
-    text = render_chat(tokenizer, messages)
-    if text is not None:
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-    if not is_text or system is not None:
+    ids = encode_chat(tokenizer, messages)
+    if ids is None and (not is_text or system is not None):
         raise TokenizerError(
             "the checkpoint has no chat template: give the prompt as one text, without system="
         )
-    return None
+    return ids
 
 
 def _within(name: str, value: float | None, low: float, high: float | None = None) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEMORY_BYTES = 1 << 30
-"""What is summed to measure the memory, where a quarter of what is available allows it."""
+"""What is summed to measure the memory, where a quarter of what is free allows it."""
 DEVICE_BYTES = 2 << 30
 """What a measurement of the device reads at most."""
 _SUMS = 3
@@ -197,8 +197,8 @@ def measure(
 
 def memory_gbps() -> float:
     """Return how fast all cores read memory: GB/s of a sum over a tensor larger than caches."""
-    available = this_machine().available_bytes
-    tensor = torch.ones(max(min(MEMORY_BYTES, available // 4), 1 << 20) // 4)
+    free = this_machine().free_bytes
+    tensor = torch.ones(max(min(MEMORY_BYTES, free // 4), 1 << 20) // 4)
     seconds = []
     tensor.sum()
     for _ in range(_SUMS):
@@ -236,14 +236,14 @@ def _tokens(model: Model, prompt_tokens: int, new_tokens: int) -> Iterator[torch
 
 def _mark(model: Model) -> Phase:
     """Return the counters of the moment."""
-    stats = model.executor.weights.readahead.stats()
+    counters = model.executor.weights.readahead.progress()
     return Phase(
         time.monotonic(),
         time.process_time(),
-        stats["bytes_read"],
-        stats["requests"],
-        stats["busy_ns"] / 1e9,
-        stats["stall_ns"] / 1e9,
+        counters["bytes_read"],
+        counters["requests"],
+        counters["busy_ns"] / 1e9,
+        counters["stall_ns"] / 1e9,
     )
 
 

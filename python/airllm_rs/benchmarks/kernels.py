@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from statistics import median
@@ -12,6 +13,7 @@ import torch
 
 from airllm_rs import _core
 from airllm_rs.benchmarks.kernel_formats import FORMATS, Made, make
+from airllm_rs.memory import format_bytes
 from airllm_rs.memory.budget import this_machine
 
 if TYPE_CHECKING:
@@ -19,9 +21,13 @@ if TYPE_CHECKING:
 
     from airllm_rs.stats import Progress
 
+log = logging.getLogger(__name__)
+
 MOST_ROWS = 32
 STREAM_BYTES = 1 << 30
-"""What is summed and copied, where an eighth of what is available allows it."""
+"""What is summed and copied, where an eighth of what is free allows it."""
+# More than caches hold.
+_LEAST_BYTES = 64 << 20
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -125,10 +131,15 @@ def measure(options: KernelOptions, progress: Progress) -> list[Group]:
 
     Every other round is in reversed order; a sum and a copy of plain bytes are in every round.
     """
-    available = this_machine().available_bytes
-    nbytes = max(min(STREAM_BYTES, available // 8), 1 << 20) // 4 * 4
+    free = this_machine().free_bytes
+    nbytes = max(min(STREAM_BYTES, free // 8), 1 << 20) // 4 * 4
     source = torch.ones(nbytes // 4)
     target = torch.empty_like(source)
+    if options.total_bytes < _LEAST_BYTES:
+        log.warning(
+            "--bytes is %s: caches hold so little, and what is measured is not the memory",
+            format_bytes(options.total_bytes),
+        )
     groups = []
     with progress.task("bench kernels", len(options.formats), unit="formats") as task:
         for name in options.formats:

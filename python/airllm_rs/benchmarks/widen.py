@@ -11,7 +11,7 @@ from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.durable import write_json
 from airllm_rs.checkpoint.writing import ITEM_BYTES, PlannedTensor, plan_files
 from airllm_rs.errors import AirLLMError, CheckpointError, UnsupportedModelError
-from airllm_rs.families import family_of, read_config, validate
+from airllm_rs.families import read_config, understand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +50,7 @@ def widen(
             f"{source} has an intermediate size of {config.intermediate_size}: "
             f"widening to {intermediate_size} adds nothing"
         )
-    family = family_of(config)
-    validate(config, family, files)
+    config, family, _ = understand(config, files)
     specs = {spec.name: spec for layer in family.layers(config) for spec in layer.tensors}
     present = set(files.names())
     tensors = []

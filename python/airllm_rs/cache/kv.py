@@ -30,6 +30,8 @@ class KvCache(Cache):
         """Reserve ``capacity`` tokens of each sequence for layers with these attention windows."""
         self._layers = [KvLayer(capacity, window) for window in windows]
         super().__init__(layers=list(self._layers))
+        self.first_lengths: tuple[int, ...] | None = None
+        """Of each sequence, how many tokens the first sweep brought; None before it."""
         self._declared: int | None = None
         self._is_broken = False
 
@@ -77,7 +79,28 @@ class KvCache(Cache):
     def reset(self) -> None:
         """Forget everything and keep the memory."""
         super().reset()  # type: ignore[no-untyped-call]
+        self.first_lengths = None
         self._is_broken = False
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Put sequence ``beam_idx[i]`` in the place of sequence ``i``."""
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
+        self._choose(beam_idx.tolist())
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sequence ``repeats`` times."""
+        super().batch_repeat_interleave(repeats)
+        if self.first_lengths is not None:
+            self._choose([i for i in range(len(self.first_lengths)) for _ in range(repeats)])
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the sequences ``indices``, in that order."""
+        super().batch_select_indices(indices)
+        self._choose(indices.tolist())
+
+    def _choose(self, sequences: Sequence[int]) -> None:
+        if self.first_lengths is not None:
+            self.first_lengths = tuple(self.first_lengths[index] for index in sequences)
 
 
 class FleetingCache:

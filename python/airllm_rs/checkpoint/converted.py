@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+SOURCES = ".airllm_rs-sources.json"
+"""Names what a conversion was made of, for people."""
 SPACE_REMEDY = f"free some, or choose another place with layer_shards_saving_path= or {VARIABLE}"
 
 
@@ -34,13 +37,20 @@ def is_converted(directory: Path, marker: str = INDEX) -> bool:
     return (directory / marker).exists()
 
 
-def convert_once(directory: Path, convert: Callable[[Path], None], *, marker: str = INDEX) -> None:
+def convert_once(
+    directory: Path,
+    convert: Callable[[Path], None],
+    sources: Sequence[Path],
+    *,
+    marker: str = INDEX,
+) -> None:
     """Fill ``directory``, unless it is filled; other processes that want it wait.
 
     Args:
         directory: Appears when it is complete.
         convert: Told a directory to fill, which has what an interrupted call left there. It writes
             ``marker`` last.
+        sources: What it is made of, remembered for people in `SOURCES`.
         marker: The file that says that a directory is complete.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +59,8 @@ def convert_once(directory: Path, convert: Callable[[Path], None], *, marker: st
             return
         partial = directory.with_name(f"{directory.name}.partial")
         partial.mkdir(exist_ok=True)
+        named = {"sources": [str(path.absolute()) for path in sources]}
+        (partial / SOURCES).write_text(json.dumps(named), encoding="utf-8")
         convert(partial)
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
@@ -62,3 +74,13 @@ def source_identity(files: Sequence[Path]) -> str:
         stat = path.stat()
         digest.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def sources_of(directory: Path) -> list[str]:
+    """Return what a conversion was made of, as far as it says so."""
+    try:
+        known = json.loads((directory / SOURCES).read_bytes())
+    except (OSError, ValueError):
+        return []
+    sources = known.get("sources") if isinstance(known, dict) else None
+    return [str(source) for source in sources] if isinstance(sources, list) else []

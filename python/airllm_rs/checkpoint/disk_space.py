@@ -32,6 +32,6 @@ def require_space(directory: Path, needed: int, what: str, remedy: str) -> None:
     free = shutil.disk_usage(existing).free
     if needed + _RESERVE > free:
         raise NotEnoughSpaceException(
-            f"{what} needs {needed / 1e9:.2f} GB in {directory}, "
-            f"and {free / 1e9:.2f} GB are free: {remedy}"
+            f"{what} needs {needed / 1e9:.2f} GB in {directory} and leaves "
+            f"{_RESERVE / 1e9:.2f} GB to others, but {free / 1e9:.2f} GB are free: {remedy}"
         )

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, plain
+from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, one_of_those, plain
 from airllm_rs.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -46,11 +46,14 @@ class ModelFiles:
         return TensorInfo(*self.core.tensor(name))
 
     def stored(self, name: str) -> StoredWeight:
-        """Return how a weight is stored.
+        """Return how a weight is stored; ``name[3]`` is the fourth of those in a tensor.
 
         Raises:
             KeyError: if there is none of that name.
         """
+        return one_of_those(name, self._stored)
+
+    def _stored(self, name: str) -> StoredWeight:
         found = self.packed.get(name)
         return plain(name, self.tensor(name)) if found is None else found
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "airllm_rs.json"
 """What a shard store has when it is complete."""
+STRIPE = "airllm_rs.stripe.json"
+"""What says, in the other directories of a striped store, which store they belong to."""
 RECORDS = ".airllm_rs-progress"
 """The directory that says which files of a store are finished; gone when all are."""
 HEAD = "lm_head.weight"
@@ -89,6 +91,7 @@ def open_checkpoint(
         config = _configuration(directory, check)
         opened = _model_files(directory, config, tensors, tensors.weights)
         return replace(opened, converts_tokenizer=tensors.has_tokenizer)
+    _refuse_part(path)
     directory = configuration_of(path) if path.is_dir() else path.parent
     instead = prepared(directory) if prepared is not None and path.is_dir() else None
     if instead is not None:
@@ -141,6 +144,13 @@ def local(path_or_id: str | PathLike[str]) -> Path | None:
     if is_path or path.suffix in (".safetensors", ".gguf") or not _HUB_ID.fullmatch(text):
         raise CheckpointError(f"{text}: no such file or directory")
     return None
+
+
+def _refuse_part(path: Path) -> None:
+    """Raise for a directory that has a part of a striped store, but not its manifest."""
+    if (path / STRIPE).exists() and not (path / MANIFEST).exists():
+        store = read_json(path / STRIPE).get("store", "another directory")
+        raise CheckpointError(f"{path} holds a part of the store {store}: name that instead")
 
 
 def _open_weights(

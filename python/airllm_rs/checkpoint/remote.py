@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.hub import IGNORED, WEIGHTS, no_bars_but_ours, one_line_errors
-from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, plain
+from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, one_of_those, plain
 from airllm_rs.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RemoteCheckpoint:
 
     def stored(self, name: str) -> StoredWeight:
         """Return how a weight is stored."""
-        return plain(name, self.tensors[name])
+        return one_of_those(name, lambda whole: plain(whole, self.tensors[whole]))
 
     def tensor(self, name: str) -> TensorInfo:
         """Return what a tensor is; its offset is known when its file is here."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from airllm_rs.errors import UnsupportedModelError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 Q = "q"
 """The part with the numbers, of every layout."""
@@ -93,11 +94,6 @@ class StoredWeight:
     """Tensors that belong to it and that nothing reads when it is used."""
 
     @property
-    def matrix_shape(self) -> tuple[int, int]:
-        """What kernels take it for, (rows, columns): a vector is one row."""
-        return prod(self.shape[:-1]), self.shape[-1]
-
-    @property
     def nbytes(self) -> int:
         """The bytes of all its parts."""
         return sum(part.info.nbytes for part in self.parts)
@@ -108,6 +104,54 @@ class StoredWeight:
         if self.layout is None:
             return self.parts[0].info.dtype
         return self.layout.name or self.layout.kind
+
+
+def whole_name(name: str) -> str:
+    """Return ``down_proj`` for ``down_proj[3]``, which is one expert of it; others as they are."""
+    return name.partition("[")[0]
+
+
+def one_of_those(name: str, find: Callable[[str], StoredWeight]) -> StoredWeight:
+    """Return the weight ``name``; of ``down_proj[3]``, what lies at 3 in ``down_proj``.
+
+    Args:
+        name: The weight.
+        find: Returns weights that are a tensor each.
+    """
+    whole = whole_name(name)
+    if whole == name:
+        return find(name)
+    return _one_of(find(whole), int(name[len(whole) + 1 : -1]))
+
+
+def _one_of(stored: StoredWeight, index: int) -> StoredWeight:
+    """Return what lies at ``index`` of the first dimension of a weight, such as one expert.
+
+    Raises:
+        IndexError: if there is nothing.
+    """
+    count = stored.shape[0]
+    if not 0 <= index < count:
+        raise IndexError(f"{stored.name} holds {count}, there is no [{index}]")
+    parts = []
+    for part in stored.parts:
+        info = part.info
+        if info.nbytes % count or part.repacking is not None:
+            raise UnsupportedModelError(
+                f"{stored.name} is packed as {stored.dtype}, and cannot be taken apart"
+            )
+        nbytes = info.nbytes // count
+        shape = (
+            info.shape[1:] if info.shape[0] == count else (info.shape[0] // count, *info.shape[1:])
+        )
+        parts.append(
+            part._replace(
+                info=info._replace(shape=shape, offset=info.offset + index * nbytes, nbytes=nbytes)
+            )
+        )
+    return replace(
+        stored, name=f"{stored.name}[{index}]", shape=stored.shape[1:], parts=tuple(parts)
+    )
 
 
 def plain(name: str, info: TensorInfo) -> StoredWeight:

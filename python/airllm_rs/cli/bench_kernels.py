@@ -25,13 +25,20 @@ TIERS = ("scalar", "neon", "avx2", "avx512", "avx512bf16")
 def bench_kernels(
     formats: Annotated[
         str | None,
-        typer.Option(help="Such as bf16,4bit,Q4_K. By default all.", show_default=False),
+        typer.Option(
+            help="Such as bf16,4bit,Q4_K; affine4 is GPTQ's and AWQ's, mxfp4 that of safetensors, "
+            "names in capitals are GGUF's. By default all.",
+            show_default=False,
+        ),
     ] = None,
     rows: Annotated[str, typer.Option(help="Rows of activations that are multiplied.")] = "1,8,32",
     cols: Annotated[int, typer.Option(help="Columns of the weights.")] = 4096,
     nbytes: Annotated[
         str,
-        typer.Option("--bytes", help="Of the packed weight, and of what dequantising writes."),
+        typer.Option(
+            "--bytes",
+            help="Of the packed weight, and of what dequantising writes; more than caches hold.",
+        ),
     ] = "200MB",
     samples: Annotated[int, typer.Option(help="Rounds; each measures every kernel once.")] = 5,
     tier: Annotated[
@@ -71,17 +78,17 @@ def bench_kernels(
         raise ValueError(f"--tier is {tier!r}: this process has begun with {found_tier}")
     groups = measure(options, choose_progress(progress))
     if not as_json:
-        print_table(_table(groups))
+        print_table(_table(groups, found_tier))
         return
     config = {**asdict(options), "tier": found_tier}
     points = [point for group in groups for point in group.to_json()]
     print_json({"machine": machine(Path.cwd()), "config": config, "points": points})
 
 
-def _table(groups: Sequence["Group"]) -> "Table":
+def _table(groups: Sequence["Group"], tier: str) -> "Table":
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, title=f"kernels: {tier}", title_justify="left")
     for name in ("format", "kernel", "rows", "dtype"):
         table.add_column(name, no_wrap=True)
     for name in ("GB/s", "from", "to", "G weights/s", "of a sum", "sum GB/s", "copy GB/s"):

@@ -35,6 +35,8 @@ def list_entries(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     for entry in found:
         size = format_bytes(entry.nbytes)
         table.add_row(str(entry.path), entry.kind, entry.scheme or "", entry.source, size)
+    if len(found) > 1:
+        table.add_row("in all", "", "", "", format_bytes(sum(entry.nbytes for entry in found)))
     print_table(table)
 
 
@@ -48,8 +50,9 @@ def remove(
 ) -> None:
     """Delete stores and conversions; of a store elsewhere only the store's own files."""
     show_log(quiet=quiet)
-    freed = sum(registry.remove(path) for path in paths)
-    _report([str(path) for path in paths], freed, as_json=as_json)
+    freed = registry.remove(*paths)
+    removed = {path.resolve(): str(path) for path in paths}
+    _report(list(removed.values()), freed, as_json=as_json)
 
 
 def prune(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:

@@ -47,7 +47,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            print(file=sys.stderr)
+            advice = f": {error}" if str(error) else ""
+            print(f"\ninterrupted{advice}" if advice else "", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error
         except AirLLMError as error:
             complain(str(error))

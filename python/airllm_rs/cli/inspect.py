@@ -48,7 +48,9 @@ def _summary(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "runs here", f"no: {found.refusal}"
     of = f" in {len(found.files)} files" if len(found.files) > 1 else " in one file"
     parameters = f"{millions(found.parameters)} parameters, " if found.parameters else ""
-    yield "size", f"{parameters}{format_bytes(found.total_bytes)} of {found.dtype}{of}"
+    is_packed = found.quantization is not None and bool(found.quantization.schemes)
+    dtype = f", what is not packed of {found.dtype}," if is_packed else f" of {found.dtype}"
+    yield "size", f"{parameters}{format_bytes(found.total_bytes)}{dtype}{of}"
     if found.quantization is not None:
         schemes = [f"{count} as {name}" for name, count in found.quantization.schemes.items()]
         packed = f"weights packed: {', '.join(schemes)}" if schemes else "no weight is recognised"

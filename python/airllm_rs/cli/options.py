@@ -77,7 +77,9 @@ def load_options(
     memory: Annotated[
         str, typer.Option(help="The budget of the whole process: auto, 3GiB, 60%.")
     ] = "auto",
-    device_memory: Annotated[str, typer.Option(help="The budget on a GPU.")] = "auto",
+    device_memory: Annotated[
+        str, typer.Option(help="Only auto: there is no GPU executor yet.")
+    ] = "auto",
     weights_memory: Annotated[
         str | None,
         typer.Option(
@@ -94,10 +96,19 @@ def load_options(
     ] = None,
     max_num_seqs: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     compression: Annotated[
-        str | None, typer.Option(help="A scheme to quantise weights with.", show_default=False)
+        str | None,
+        typer.Option(
+            help="8bit, 4bit, 4bit-hq or nf4: run a store with weights encoded so, found or made "
+            "once. By default weights are used as they are.",
+            show_default=False,
+        ),
     ] = None,
-    kv_cache_dtype: Annotated[str, typer.Option(help="How keys and values are kept.")] = "auto",
-    draft: Annotated[str, typer.Option(help="What proposes tokens: auto, none.")] = "auto",
+    kv_cache_dtype: Annotated[
+        str, typer.Option(help="Only auto: they have the dtype of the arithmetic.")
+    ] = "auto",
+    draft: Annotated[
+        str, typer.Option(help="Only auto or none: there is no speculation yet.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="Where to compute: auto, cpu.")] = "auto",
     dtype: Annotated[
         str | None,
@@ -109,7 +120,13 @@ def load_options(
     engine: Annotated[
         str, typer.Option(help=f"How the disk is read: {', '.join(ENGINES)}.")
     ] = "auto",
-    verify: Annotated[str, typer.Option(help="When checksums are checked.")] = "first",
+    verify: Annotated[
+        str,
+        typer.Option(
+            help="When a store's checksums are checked: first (at the first load after it was "
+            "made or changed), always, off."
+        ),
+    ] = "first",
     throttle_gbps: Annotated[
         float | None, typer.Option(help="Slow the disk down to GB/s.", show_default=False)
     ] = None,

@@ -2,21 +2,32 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from airllm_rs.auto.options import LoadOptions
 from airllm_rs.auto.sharding import shard as make
-from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, opening_options, takes
+from airllm_rs.cli.options import JsonFlag, QuietFlag, opening_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.memory import format_bytes
 from airllm_rs.stats import choose_progress
+from airllm_rs.store.manifest import HEAD_LAYER
+
+if TYPE_CHECKING:
+    from airllm_rs.store import Store
 
 
 @takes(opening_options)
 def shard(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A directory, a hub id or a .safetensors file.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
         list[Path],
         typer.Argument(
@@ -53,19 +64,26 @@ def shard(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Make a shard store of a checkpoint; goes on where it was interrupted."""
+    """Make a shard store of a checkpoint.
+
+    What was interrupted goes on; a store that is there already is verified, once, and what is
+    damaged in it is made again.
+    """
     show_log(quiet=quiet)
     started = time.monotonic()
-    made = make(
-        model,
-        out,
-        options,
-        choose_progress(options.progress),
-        compression=compression,
-        memory=memory,
-        delete_original=delete_original,
-        while_downloading=while_downloading,
-    )
+    try:
+        made = make(
+            model,
+            out,
+            options,
+            choose_progress(options.progress),
+            compression=compression,
+            memory=memory,
+            delete_original=delete_original,
+            while_downloading=while_downloading,
+        )
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("the same command goes on from here") from error
     store, seconds = made.store, time.monotonic() - started
     if as_json:
         print_json(
@@ -89,8 +107,16 @@ def shard(
         ("store", ", ".join(str(path) for path in store.directories)),
         ("weights", f"{format_bytes(store.nbytes)}, {store.scheme or 'as they were'}"),
         ("files", f"{made.files_made} made{kept}"),
-        ("time", rate if made.files_made else "nothing to do"),
+        ("time", rate if made.files_made else "nothing to do: it is there"),
     ]
+    if store.source.get("tied") is True:
+        rows.insert(2, ("head", _head(store)))
     if made.deleted_bytes:
         rows.append(("deleted", f"{format_bytes(made.deleted_bytes)} of the checkpoint"))
     print_table(pairs(rows))
+
+
+def _head(store: "Store") -> str:
+    """Return what a head takes that the checkpoint does not have."""
+    nbytes = sum(file.nbytes for file in store.files if file.layer == HEAD_LAYER)
+    return f"{format_bytes(nbytes)}, in 8bit, beside the embedding table that it was made of"

@@ -2,15 +2,23 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from airllm_rs.cli.options import JsonFlag, ProgressFlag, QuietFlag
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
+from airllm_rs.errors import CheckpointError
 from airllm_rs.memory import format_bytes
 from airllm_rs.stats import choose_progress
-from airllm_rs.store.verification import verify_store
+from airllm_rs.store.verification import damaged_files, store_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airllm_rs.store.manifest import StoredFile
+
+_SHOWN = 3
 
 
 def verify(
@@ -24,11 +32,35 @@ def verify(
     """Read every byte of a shard store and hold it against its checksum."""
     show_log(quiet=quiet)
     started = time.monotonic()
-    nbytes = verify_store(store, choose_progress(progress))
+    found = store_in(store)
+    damaged = damaged_files(found, choose_progress(progress))
     seconds = time.monotonic() - started
     if as_json:
-        print_json({"ok": True, "bytes": nbytes, "seconds": seconds})
+        print_json(
+            {
+                "ok": not damaged,
+                "bytes": found.nbytes,
+                "seconds": seconds,
+                "damaged": [
+                    {"file": str(found.directories[file.directory] / file.name), "error": why}
+                    for file, why in damaged
+                ],
+            }
+        )
+    if damaged:
+        raise CheckpointError(_complaint(damaged, len(found.files)))
+    if as_json:
         return
-    rate = nbytes / 1e9 / seconds
-    size = f"{format_bytes(nbytes)} in {seconds:.1f} s ({rate:.2f} GB/s)"
+    rate = found.nbytes / 1e9 / seconds
+    size = f"{format_bytes(found.nbytes)} in {seconds:.1f} s ({rate:.2f} GB/s)"
     print_table(pairs([("store", str(store)), ("every byte is right", size)]))
+
+
+def _complaint(damaged: "Sequence[tuple[StoredFile, str]]", count: int) -> str:
+    first, *others = damaged
+    if not others:
+        return first[1]
+    names = ", ".join(file.name for file, _ in others[:_SHOWN])
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    problem, _, advice = first[1].partition("; ")
+    return f"{len(damaged)} of {count} files: {problem}; others are {names}{more}; {advice}"

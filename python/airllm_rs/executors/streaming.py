@@ -11,9 +11,9 @@ import torch
 
 from airllm_rs.cache.kv import FleetingCache, KvCache
 from airllm_rs.errors import AirLLMError
-from airllm_rs.families.family import EMBEDDING, HEAD
 from airllm_rs.layers.attention import Context
 from airllm_rs.layers.mask import Sight, Span, sight
+from airllm_rs.layers.rope import Lengths
 from airllm_rs.memory import replan
 from airllm_rs.models.binding import Binding
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from airllm_rs.cache.kv import AnyCache
+    from airllm_rs.layers.rope import Rotation
     from airllm_rs.memory import MemoryPlan
     from airllm_rs.models.decoder import CausalTree
     from airllm_rs.weights.source import WeightSource
@@ -38,6 +39,8 @@ class Chunk:
     start: int
     """Position of the first token in the cached sequence."""
     context: Context
+    rotations: tuple[Rotation, ...]
+    """Of each kind of layers."""
 
 
 class StreamingExecutor:
@@ -79,14 +82,15 @@ class StreamingExecutor:
         self.dtype = weights.compute_dtype
         self.windows = tree.model.windows
         self._gather = gather
+        embedding, *layers, norm, head = plan.layers
         self._layers = [
-            (layer, Binding(layer, f"model.layers.{index}.", weights))
-            for index, layer in enumerate(tree.model.decoder_layers())
+            (module, Binding(module, layer.parameters, weights))
+            for module, layer in zip(tree.model.decoder_layers(), layers, strict=True)
         ]
-        head = EMBEDDING if tree.is_tied else HEAD
-        self._norm = Binding(tree.model.norm, "model.norm.", weights)
-        self._head = Binding(tree.lm_head, "lm_head.", weights, weight=head)
-        self._head_units = weights.units_of([head])
+        self._table = embedding.tensors[0].name
+        self._norm = Binding(tree.model.norm, norm.parameters, weights)
+        self._head = Binding(tree.lm_head, head.parameters, weights)
+        self._head_units = weights.units_of([spec.name for spec in head.tensors])
         self._is_embedding_settled = False
         self._lock = threading.Lock()
         tree.model.embed_tokens.attach(gather, self.dtype)
@@ -129,7 +133,7 @@ class StreamingExecutor:
             first = past
             if isinstance(wanted, int) and wanted > 0:
                 first += max(tokens - wanted, 0)
-            chunks = self._chunks(inputs, positions, past)
+            chunks = self._chunks(inputs, positions, past, valid, cache)
             is_one_sweep = len(chunks) == 1 or self.plan.sweeps(batch * tokens) == 1
             filling = cache.filling(tokens) if isinstance(cache, KvCache) else nullcontext()
             try:
@@ -189,16 +193,26 @@ class StreamingExecutor:
             self.tree.model.embed_tokens.attach(self._gather, self.dtype)
             self.weights.close()
 
-    def _chunks(self, inputs: Tensor, positions: Tensor, past: int) -> list[Chunk]:
-        rope = self.tree.model.rotary_emb
-        # frequencies that depend on the length must not depend on how a prompt is cut
-        length = int(positions.max()) + 1 if rope.depends_on_length else 0
+    def _chunks(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        past: int,
+        valid: Tensor | None,
+        cache: AnyCache | None,
+    ) -> list[Chunk]:
+        model = self.tree.model
+        lengths = Lengths(0)
+        if model.depends_on_length:
+            # what depends on the length must not depend on how a prompt is cut
+            lengths = _lengths(inputs, positions, past, valid, cache)
         size = max(1, self.plan.chunk_tokens // inputs.shape[0])
         return [
             Chunk(
                 inputs[:, start : start + size],
                 past + start,
-                Context(rope.rotation(positions[:, start : start + size], length, self.dtype)),
+                Context(),
+                model.rotations(positions[:, start : start + size], lengths, self.dtype),
             )
             for start in range(0, inputs.shape[1], size)
         ]
@@ -218,6 +232,7 @@ class StreamingExecutor:
                 chunk.hidden = self.tree.model.embed_tokens(chunk.hidden)
         sights: dict[int | None, Sight] = {}
         is_one = len(chunks) == 1
+        kinds = self.tree.model.rotation_kinds
         store: AnyCache | FleetingCache | None = cache
         if store is None and not is_one:
             store = FleetingCache(self.windows, chunks[-1].start + chunks[-1].hidden.shape[1])
@@ -234,6 +249,8 @@ class StreamingExecutor:
                         sights[window] = _sight(chunk, index, window, valid, store)
                     context.sight = sights[window]
                     context.cache = store
+                    if chunk.rotations:
+                        context.rotation = chunk.rotations[kinds[index]]
                     chunk.hidden = layer(chunk.hidden, context)
                     context.sight = Sight()
             if self.on_layer is not None:
@@ -276,7 +293,7 @@ class StreamingExecutor:
             return
         if self.plan.embedding == "resident":
             embedding = self.tree.model.embed_tokens
-            matrix = self.weights.matrix(EMBEDDING)
+            matrix = self.weights.matrix(self._table)
             with torch.inference_mode(mode=False):
                 table = matrix.whole()
                 if table is not None and table.dtype == self.dtype:
@@ -289,7 +306,23 @@ class StreamingExecutor:
         for binding in (self._norm, self._head):
             if not binding.is_settled:
                 binding.settle()
-        return self.tree.lm_head(self.tree.model.norm(hidden)).float()  # type: ignore[no-any-return]
+        return self.tree.logits(self.tree.model.norm(hidden))
+
+
+def _lengths(
+    inputs: Tensor, positions: Tensor, past: int, valid: Tensor | None, cache: AnyCache | None
+) -> Lengths:
+    """Return how long the sequences are, and how many tokens the first sweep brought of each."""
+    batch, tokens = inputs.shape[:2]
+    longest = int(positions.max()) + 1
+    now = (past + tokens,) * batch if valid is None else tuple(valid.sum(1).tolist())
+    # sequences are not interrupted: earlier tokens are as far back as they are in the cache
+    keys = (positions[:, -1:] - torch.arange(past + tokens - 1, -1, -1)).clamp(min=0)
+    if not isinstance(cache, KvCache):
+        return Lengths(longest, now, keys)
+    if past == 0 or cache.first_lengths is None:
+        cache.first_lengths = now
+    return Lengths(longest, cache.first_lengths, keys)
 
 
 def _sight(

@@ -7,7 +7,30 @@ from typing import TYPE_CHECKING
 from airllm_rs.checkpoint.packed import check_quantization
 from airllm_rs.config import ModelConfig, parse_config
 from airllm_rs.errors import ConfigError, UnsupportedModelError
-from airllm_rs.families import llama, mistral, qwen2, qwen3
+from airllm_rs.families import (
+    baichuan,
+    chatglm,
+    deepseek_v2,
+    deepseek_v3,
+    gemma2,
+    gemma3,
+    glm,
+    glm4,
+    gpt_oss,
+    granite,
+    internlm,
+    internlm2,
+    internlm3,
+    llama,
+    mistral,
+    mixtral,
+    phi3,
+    qwen,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    yi,
+)
 from airllm_rs.families.bridged import BridgedConfig
 from airllm_rs.families.family import Family, Layer, TensorSpec
 from airllm_rs.families.validation import validate
@@ -15,11 +38,29 @@ from airllm_rs.families.validation import validate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FAMILIES", "Family", "Layer", "TensorSpec", "family_of", "read_config", "validate"]
+    from airllm_rs.families.validation import NamedWeights
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Layer",
+    "TensorSpec",
+    "family_of",
+    "read_config",
+    "understand",
+    "validate",
+]
+
+_MODULES = (
+    llama, mistral, yi, internlm, internlm2, internlm3, qwen, qwen2, qwen3, chatglm, glm, glm4,
+    baichuan, phi3, gemma2, gemma3, mixtral, qwen3_moe, deepseek_v2, deepseek_v3, gpt_oss,
+    granite,
+)  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
-    module.FAMILY.model_type: module.FAMILY for module in (llama, mistral, qwen2, qwen3)
+    family.model_type: family for family in (*(module.FAMILY for module in _MODULES), gemma3.WHOLE)
 }
+"""By ``model_type``, as config.json has it."""
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -32,6 +73,17 @@ def family_of(config: ModelConfig) -> Family:
         assert config.family is not None, "the checkpoint was looked at before"
         return config.family
     return _family(config.model_type, config.raw)
+
+
+def understand(config: ModelConfig, files: NamedWeights) -> tuple[ModelConfig, Family, list[str]]:
+    """Return the configuration, placed in this checkpoint, the family, and tensors without a use.
+
+    Raises:
+        UnsupportedModelError, CheckpointError: as `family_of` and `validate` do.
+    """
+    family = family_of(config)
+    placed = family.placed(config, files.weight_names())
+    return placed, family, validate(placed, family, files)
 
 
 def read_config(
@@ -56,7 +108,7 @@ def read_config(
         raise ConfigError(f"config.json: model_type is {model_type!r}, expected a string")
     family = _family(model_type, merged)
     check_quantization(merged)
-    return parse_config(raw, defaults=family.defaults, ignored=family.ignored, overrides=overrides)
+    return parse_config(raw, rules=family.rules, overrides=overrides)
 
 
 def _family(model_type: str, raw: Mapping[str, object]) -> Family:

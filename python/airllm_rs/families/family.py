@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from types import MappingProxyType
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from airllm_rs.config import ConfigRules
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable
 
     from airllm_rs.config import ModelConfig
 
+_MODEL = "model."
 EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
 
+_PLAIN_RULES = ConfigRules()
+
 Kind = Literal["embedding", "decoder", "other", "norm", "head"]
-Placement = Literal["planned", "table", "resident", "gathered"]
-"""Who decides what stays in memory: the plan; the plan, which may look its rows up on disk instead;
-nobody, it stays; nobody, its rows are looked up."""
+Placement = Literal["planned", "resident", "gathered"]
+"""Who decides what stays in memory: the plan; nobody, it stays; nobody, its rows are looked up."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor that the checkpoint has, under the name that it has there."""
+    """A tensor that the checkpoint has, under the name that it has there.
+
+    One expert of several in a tensor has the name of the tensor and its index, as in
+    ``mlp.experts.down_proj[3]``.
+    """
 
     name: str
     shape: tuple[int, ...]
-    required: bool = True
+    parameter: str = ""
+    """The parameter of the layer's module that it is."""
     placement: Placement = "planned"
 
 
@@ -39,20 +48,40 @@ class Layer:
     kind: Kind
     tensors: tuple[TensorSpec, ...]
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The names of tensors by those of the parameters that they are."""
+        return {spec.parameter: spec.name for spec in self.tensors}
+
 
 @dataclass(frozen=True)
 class Family:
     """All that is known about the models of one ``model_type`` without running them."""
 
     model_type: str
-    decoder: Callable[[ModelConfig, str], tuple[TensorSpec, ...]]
-    """The tensors of a decoder layer, given the prefix of their names."""
-    defaults: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
-    """Keys of config.json that may be absent, as transformers fills them in."""
-    ignored: frozenset[str] = frozenset()
-    """Keys of config.json that mean nothing to these models, whatever the file says."""
-    ignorable_suffixes: tuple[str, ...] = (".rotary_emb.inv_freq",)
-    """Tensors that old checkpoints carry and nothing needs."""
+    decoder: Callable[[ModelConfig, int], tuple[TensorSpec, ...]]
+    """The tensors of a decoder layer, given its index; names are without ``layer_prefix``."""
+    rules: ConfigRules = _PLAIN_RULES
+    """How its config.json is read."""
+    embedding: str = EMBEDDING
+    norm: str = NORM
+    head: str = HEAD
+    layer_prefix: str = "model.layers.{}."
+    """What precedes the names of the tensors of a layer of this index."""
+    prefixes: tuple[str, ...] = ()
+    """What names may begin with instead of ``model.``, where the model is a part of another."""
+    ignorable: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
+    """Patterns of tensors that checkpoints carry and nothing needs."""
+    kv_width: Callable[[ModelConfig], int] = lambda config: (
+        2 * config.num_key_value_heads * config.head_dim
+    )
+    """How many numbers a token adds to the KV cache of one layer."""
+    inner_width: Callable[[ModelConfig], int] = lambda config: config.intermediate_size
+    """The most columns that an MLP has inside."""
+    scores_heads: Callable[[ModelConfig], int] = lambda _: 0
+    """Of how many heads together attention keeps scores of all keys; 0 if it never does."""
+    expanded_width: Callable[[ModelConfig], int] = lambda _: 0
+    """How many numbers keys and values of a token become while attention runs, beyond the cache."""
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """Return the layers in order of use.
@@ -60,28 +89,42 @@ class Family:
         They are ``embed_tokens``, ``layers.0`` …, ``norm``, ``lm_head``. The head of a tied model
         is the embedding table, under the name of the embedding table.
         """
-        table = TensorSpec(EMBEDDING, (config.vocab_size, config.hidden_size), placement="table")
-        head = TensorSpec(HEAD, (config.vocab_size, config.hidden_size))
+        size = (config.vocab_size, config.hidden_size)
+        table = TensorSpec(_placed(self.embedding, config.prefix), size, "weight")
+        head = TensorSpec(_placed(self.head, config.prefix), size, "weight")
+        norm = TensorSpec(_placed(self.norm, config.prefix), (config.hidden_size,), "weight")
         return (
             Layer("embed_tokens", "embedding", (table,)),
             *(
-                Layer(f"layers.{n}", "decoder", self.decoder(config, f"model.layers.{n}."))
-                for n in range(config.num_hidden_layers)
+                Layer(f"layers.{index}", "decoder", self._decoder(config, index))
+                for index in range(config.num_hidden_layers)
             ),
-            Layer("norm", "norm", (TensorSpec(NORM, (config.hidden_size,)),)),
+            Layer("norm", "norm", (norm,)),
             Layer("lm_head", "head", (table if config.tie_word_embeddings else head,)),
         )
 
-    @property
-    def embedding(self) -> str:
-        """The name of the embedding table."""
-        return EMBEDDING
+    def _decoder(self, config: ModelConfig, index: int) -> tuple[TensorSpec, ...]:
+        prefix = _placed(self.layer_prefix.format(index), config.prefix)
+        return tuple(
+            replace(spec, name=prefix + spec.name, parameter=spec.parameter or spec.name)
+            for spec in self.decoder(config, index)
+        )
+
+    def placed(self, config: ModelConfig, names: Iterable[str]) -> ModelConfig:
+        """Return ``config`` with what the names of a checkpoint's tensors begin with."""
+        present = set(names)
+        for prefix in self.prefixes:
+            if _placed(self.embedding, prefix) in present:
+                return replace(config, prefix=prefix)
+        return config
 
     def is_ignorable(self, name: str, config: ModelConfig) -> bool:
         """Tell whether a tensor that is no part of the model may be in its checkpoint."""
-        return name.endswith(self.ignorable_suffixes) or (
-            config.tie_word_embeddings and name == HEAD
-        )
+        if config.tie_word_embeddings and name == _placed(self.head, config.prefix):
+            return True
+        if _is_of_later_layer(name, config):
+            return True
+        return any(re.fullmatch(pattern, name) for pattern in self.ignorable)
 
     def kv_bytes_per_token(self, config: ModelConfig, item_size: int) -> int:
         """Return the bytes of keys and values that one token adds in all layers together."""
@@ -89,7 +132,7 @@ class Family:
 
     def kv_bytes_per_layer(self, config: ModelConfig, item_size: int) -> int:
         """Return the bytes of keys and values that one token adds in one layer."""
-        return 2 * config.num_key_value_heads * config.head_dim * item_size
+        return self.kv_width(config) * item_size
 
     def beside_bytes(
         self, config: ModelConfig, *, rows: int, context: int, sequences: int, item: int
@@ -106,41 +149,20 @@ class Family:
         return 0
 
 
-def decoder_tensors(
-    config: ModelConfig,
-    prefix: str,
-    *,
-    qkv_bias: bool = False,
-    output_bias: bool = False,
-    mlp_bias: bool = False,
-    qk_norm: bool = False,
-) -> tuple[TensorSpec, ...]:
-    """Return the tensors of a pre-norm layer with grouped-query attention and a gated MLP."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
+def _placed(name: str, prefix: str) -> str:
+    """Return a name as a checkpoint has it in which the model begins with ``prefix``."""
+    if not prefix:
+        return name
+    if name.startswith(_MODEL):
+        return prefix + name.removeprefix(_MODEL)
+    return prefix.removesuffix(_MODEL) + name if prefix.endswith("." + _MODEL) else name
 
-    def norm(name: str, size: int) -> list[TensorSpec]:
-        return [TensorSpec(f"{prefix}{name}.weight", (size,))]
 
-    def linear(name: str, rows: int, columns: int, *, bias: bool) -> list[TensorSpec]:
-        weight = TensorSpec(f"{prefix}{name}.weight", (rows, columns))
-        return [weight, TensorSpec(f"{prefix}{name}.bias", (rows,))] if bias else [weight]
-
-    tensors = [
-        *norm("input_layernorm", hidden),
-        *linear("self_attn.q_proj", queries, hidden, bias=qkv_bias),
-        *linear("self_attn.k_proj", keys, hidden, bias=qkv_bias),
-        *linear("self_attn.v_proj", keys, hidden, bias=qkv_bias),
-    ]
-    if qk_norm:
-        tensors += norm("self_attn.q_norm", config.head_dim)
-        tensors += norm("self_attn.k_norm", config.head_dim)
-    tensors += [
-        *linear("self_attn.o_proj", hidden, queries, bias=output_bias),
-        *norm("post_attention_layernorm", hidden),
-        *linear("mlp.gate_proj", inner, hidden, bias=mlp_bias),
-        *linear("mlp.up_proj", inner, hidden, bias=mlp_bias),
-        *linear("mlp.down_proj", hidden, inner, bias=mlp_bias),
-    ]
-    return tuple(tensors)
+def _is_of_later_layer(name: str, config: ModelConfig) -> bool:
+    """Tell whether a tensor is of layers that guess further tokens: they come after the others."""
+    extra = config.keys.optional_count("num_nextn_predict_layers")
+    found = re.match(r"model\.layers\.(\d+)\.", name)
+    if extra is None or found is None:
+        return False
+    first = config.num_hidden_layers
+    return first <= int(found[1]) < first + extra

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from airllm_rs.families.family import Family, decoder_tensors
+from airllm_rs.config import ConfigRules
+from airllm_rs.families.family import Family
+from airllm_rs.families.llama import decoder
 
 FAMILY = Family(
     "mistral",
-    decoder_tensors,
-    defaults={
-        "max_position_embeddings": 131072,
-        "num_key_value_heads": 8,
-        "sliding_window": 4096,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
-    ignored=frozenset(
-        {"use_sliding_window", "max_window_layers", "layer_types", "attention_bias", "mlp_bias"}
+    decoder,
+    ConfigRules(
+        defaults={
+            "max_position_embeddings": 131072,
+            "num_key_value_heads": 8,
+            "sliding_window": 4096,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        ignored=frozenset(
+            {
+                "use_sliding_window", "max_window_layers", "layer_types", "attention_bias",
+                "mlp_bias",
+            }
+        ),
     ),
-)
+)  # fmt: skip

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airllm_rs.families.family import Family, TensorSpec, decoder_tensors
+from airllm_rs.config import ConfigRules
+from airllm_rs.families.family import Family
+from airllm_rs.families.parts import attention, gated_mlp, pre_norm
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
+    from airllm_rs.families.family import TensorSpec
 
 
-def _decoder(config: ModelConfig, prefix: str) -> tuple[TensorSpec, ...]:
-    return decoder_tensors(
+def attention_tensors(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Return the tensors of attention."""
+    bias = config.attention_bias
+    return attention(config, qkv_bias=bias, output_bias=bias, qk_norm=True)
+
+
+def _decoder(config: ModelConfig, _index: int) -> tuple[TensorSpec, ...]:
+    return pre_norm(
         config,
-        prefix,
-        qkv_bias=config.attention_bias,
-        output_bias=config.attention_bias,
-        qk_norm=True,
+        attention_tensors(config),
+        gated_mlp(config.hidden_size, config.intermediate_size),
     )
 
 
 FAMILY = Family(
     "qwen3",
     _decoder,
-    defaults={
-        "max_position_embeddings": 32768,
-        "num_key_value_heads": 32,
-        "head_dim": 128,
-        "sliding_window": 4096,
-        "use_sliding_window": False,
-        "max_window_layers": 28,
-    },
-    ignored=frozenset({"mlp_bias"}),
+    ConfigRules(
+        defaults={
+            "max_position_embeddings": 32768,
+            "num_key_value_heads": 32,
+            "head_dim": 128,
+            "sliding_window": 4096,
+            "use_sliding_window": False,
+            "max_window_layers": 28,
+        },
+        ignored=frozenset({"mlp_bias"}),
+    ),
 )

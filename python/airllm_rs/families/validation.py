@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from airllm_rs.checkpoint.stored import whole_name
 from airllm_rs.errors import CheckpointError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -39,15 +40,15 @@ def validate(config: ModelConfig, family: Family, files: NamedWeights) -> list[s
     specs = {spec.name: spec for layer in family.layers(config) for spec in layer.tensors}
     names = files.weight_names()
     present = set(names)
-    missing = [name for name, spec in specs.items() if spec.required and name not in present]
-    extra = [name for name in names if name not in specs]
+    missing = [name for name in specs if whole_name(name) not in present]
+    used = {whole_name(name) for name in specs}
+    extra = [name for name in names if name not in used]
     unexpected = [name for name in extra if not family.is_ignorable(name, config)]
     if missing:
         beside = f" (it has {_some(unexpected)} instead)" if unexpected else ""
         raise CheckpointError(f"the checkpoint lacks {_some(missing)}{beside}")
     for spec in specs.values():
-        if spec.name in present:
-            _check(spec, files.stored(spec.name))
+        _check(spec, files.stored(spec.name))
     return unexpected
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from airllm_rs import _core
 from airllm_rs.layers.linear import Linear, multiply_together
 from airllm_rs.layers.mask import Sight
-from airllm_rs.layers.norm import RMSNorm
-from airllm_rs.layers.rope import rotate
-from airllm_rs.weights.packed import FEW_ROWS, KERNEL_CODES, buffer
+from airllm_rs.layers.rope import first_keys, rotate
+from airllm_rs.layers.scores import PLAIN, Scores, attend
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from airllm_rs.layers.rope import Rotation
@@ -41,17 +40,33 @@ class AttentionShape:
     head_dim: int
     qkv_bias: bool = False
     output_bias: bool = False
-    norm_eps: float | None = None
-    """Normalise queries and keys per head with this epsilon."""
+    norm: Callable[[int], nn.Module] | None = None
+    """Makes the norms of queries and keys, given the items of a head; None if there are none."""
     window: int | None = None
     """How many of the latest keys a query sees, itself included; None for all."""
+    fused: Literal["no", "thirds", "groups"] = "no"
+    """How queries, keys and values lie in one matrix: all queries, then all keys, then all values;
+    or for each key its queries, itself and its value. ``"no"`` for a matrix each."""
+    turns: bool = True
+    """Whether queries and keys are turned by their positions (RoPE)."""
+    scores: Scores = PLAIN
+
+    @property
+    def queries(self) -> int:
+        """Rows of the query projection."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Rows of the key projection, and of that of values."""
+        return self.num_key_value_heads * self.head_dim
 
 
 @dataclass(slots=True)
 class Context:
     """What one chunk of tokens brings to each layer beside its hidden states."""
 
-    rotation: Rotation
+    rotation: Rotation | None = None
     sight: Sight = field(default_factory=Sight)
     cache: KeyValueStore | None = None
 
@@ -63,86 +78,59 @@ class Attention(nn.Module):
         super().__init__()
         self.shape = shape
         self.index = index
-        queries = shape.num_heads * shape.head_dim
-        keys = shape.num_key_value_heads * shape.head_dim
-        self.q_proj = Linear(shape.hidden_size, queries, bias=shape.qkv_bias)
-        self.k_proj = Linear(shape.hidden_size, keys, bias=shape.qkv_bias)
-        self.v_proj = Linear(shape.hidden_size, keys, bias=shape.qkv_bias)
-        self.o_proj = Linear(queries, shape.hidden_size, bias=shape.output_bias)
-        self.q_norm: RMSNorm | None = None
-        self.k_norm: RMSNorm | None = None
-        if shape.norm_eps is not None:
-            self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps)
-            self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps)
-        self._head_dim = shape.head_dim
+        hidden, bias = shape.hidden_size, shape.qkv_bias
+        self.qkv_proj: Linear | None = None
+        if shape.fused == "no":
+            self.q_proj = Linear(hidden, shape.queries, bias=bias)
+            self.k_proj = Linear(hidden, shape.keys, bias=bias)
+            self.v_proj = Linear(hidden, shape.keys, bias=bias)
+        else:
+            self.qkv_proj = Linear(hidden, shape.queries + 2 * shape.keys, bias=bias)
+        self.o_proj = Linear(shape.queries, hidden, bias=shape.output_bias)
+        self.q_norm: nn.Module | None = None
+        self.k_norm: nn.Module | None = None
+        if shape.norm is not None:
+            self.q_norm = shape.norm(shape.head_dim)
+            self.k_norm = shape.norm(shape.head_dim)
+        self.sinks: nn.Parameter | None = None
+        if shape.scores.has_sinks:
+            sinks = torch.empty(shape.num_heads, device="meta")
+            self.sinks = nn.Parameter(sinks, requires_grad=False)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Attend from ``x`` of shape (B, T, hidden); return the same shape."""
-        heads = (*x.shape[:2], -1, self._head_dim)
-        queries, keys, values = multiply_together(x, (self.q_proj, self.k_proj, self.v_proj))
-        query = queries.view(heads)
-        key = keys.view(heads)
-        value = values.view(heads).transpose(1, 2)
+        query, key, value = self._projections(x)
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query)
             key = self.k_norm(key)
-        query = rotate(query.transpose(1, 2), context.rotation)
-        key = rotate(key.transpose(1, 2), context.rotation)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        rotation = context.rotation if self.shape.turns else None
+        if rotation is not None:
+            query = rotate(query, rotation)
+            if rotation.gain is not None:
+                query = query * rotation.gain
+            if rotation.keys is None:
+                key = rotate(key, rotation)
         if context.cache is not None:
             key, value = context.cache.update(key, value, self.index)
-        return self.o_proj(attend(query, key, value, context.sight))  # type: ignore[no-any-return]
+        if rotation is not None and rotation.keys is not None:
+            key = rotate(key, first_keys(rotation.keys, key.shape[2]))
+        mixed = attend(query, key, value, context.sight, self.shape.scores, self.sinks)
+        return self.o_proj(mixed)  # type: ignore[no-any-return]
 
-
-def attend(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
-    """Attend from ``query`` (B, H, T, D) to ``key`` and ``value`` (B, G, S, D); (B, T, H·D).
-
-    Returns the heads of a token side by side. For up to 32 tokens, and where no gradient is wanted,
-    the bits of what a token gets depend on its query and the keys it sees alone.
-    """
-    if sight.origins is not None and _is_for_kernels(query, key, value):
-        return _attend_few(query, key, value, sight)
-    batch, heads, tokens, size = query.shape
-    groups = key.shape[1]
-    mask = sight.mask
-    if tokens == 1 and heads != groups:
-        # the queries of a group as rows of one product: 0.09 ms where GQA takes 0.68
-        # (bf16, 24 heads, 8 groups, 256 keys, 2 cores)
-        folded = query.reshape(batch, groups, heads // groups, size)
-        out = functional.scaled_dot_product_attention(folded, key, value, attn_mask=mask)
-        return out.reshape(batch, 1, heads * size)
-    out = functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=sight.is_causal,
-        enable_gqa=heads != groups,
-    )
-    return out.transpose(1, 2).reshape(batch, tokens, heads * size)
-
-
-def _is_for_kernels(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    if query.shape[2] > FEW_ROWS or query.dtype not in KERNEL_CODES or not query.is_cpu:
-        return False
-    if key.dtype is not query.dtype or query.stride(-1) != 1:
-        return False
-    wants_gradient = query.requires_grad or key.requires_grad or value.requires_grad
-    return not (wants_gradient and torch.is_grad_enabled())
-
-
-def _attend_few(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
-    batch, heads, tokens, size = query.shape
-    out = torch.empty((batch, tokens, heads * size), dtype=query.dtype)
-    mask = sight.mask if sight.has_holes else None
-    _core.attend(
-        buffer(query),
-        buffer(key),
-        buffer(value),
-        buffer(out),
-        KERNEL_CODES[query.dtype],
-        scale=size**-0.5,
-        origins=sight.origins or None,
-        window=sight.window,
-        mask=None if mask is None else mask.numpy(),
-    )
-    return out
+    def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, T, H, D), keys and values (B, T, G, D)."""
+        shape = self.shape
+        heads = (*x.shape[:2], -1, shape.head_dim)
+        if self.qkv_proj is None:
+            parts = multiply_together(x, (self.q_proj, self.k_proj, self.v_proj))
+        elif shape.fused == "thirds":
+            parts = list(self.qkv_proj(x).split((shape.queries, shape.keys, shape.keys), dim=-1))
+        else:
+            each = shape.num_heads // shape.num_key_value_heads
+            groups = self.qkv_proj(x).view(
+                *x.shape[:2], shape.num_key_value_heads, each + 2, shape.head_dim
+            )
+            return groups[..., :each, :].flatten(2, 3), groups[..., -2, :], groups[..., -1, :]
+        query, key, value = (part.view(heads) for part in parts)
+        return query, key, value

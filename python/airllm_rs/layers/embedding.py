@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -12,15 +13,16 @@ from airllm_rs.layers.linear import placeholder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
     from torch import Tensor
 
 
 class Embedding(nn.Embedding):
     """`nn.Embedding` whose table need not be in memory."""
 
-    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+    def __init__(self, vocab_size: int, hidden_size: int, scale: float | None = None) -> None:
+        """Make a layer whose rows are multiplied by ``scale``, rounded to their dtype."""
         super().__init__(vocab_size, hidden_size, device="meta")
+        self.scale = scale
         self.rows: Callable[[Tensor], Tensor] | None = None
         self.requires_grad_(requires_grad=False)
 
@@ -40,6 +42,7 @@ class Embedding(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows ``ids`` of shape (B, T) as (B, T, hidden)."""
-        if self.rows is None:
-            return functional.embedding(ids, self.weight)
-        return self.rows(ids)
+        rows = functional.embedding(ids, self.weight) if self.rows is None else self.rows(ids)
+        if self.scale is not None:
+            rows *= torch.tensor(self.scale, dtype=rows.dtype)
+        return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 from airllm_rs.weights.packed import FEW_ROWS, KERNEL_CODES, buffer, multiply_few
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -65,12 +66,56 @@ class Linear(nn.Linear):
             return halves_apart(self._product(x, source), source.interleaved)
         return self._product(x, source)
 
+    def skip(self) -> None:
+        """Let what is streamed for this sweep go by unused, as the order demands."""
+        source = self.source
+        if source is None or source.kept() is not None:
+            return
+        for index in range(len(source.blocks)):
+            source.take(index)
+            source.done(index)
+
     def _product(self, x: Tensor, source: Matrix) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             return _Product.apply(x, self.bias, source)  # type: ignore[no-any-return]
         if self._bound is not None and x.numel() > FEW_ROWS * x.shape[-1]:
             return functional.linear(x, self._bound, self.bias)
         return multiply(x, source, self.bias)
+
+
+@contextmanager
+def numbers(linear: Linear) -> Iterator[Tensor]:
+    """Wait for the matrix of a layer and lend it, (out, in), in the dtype of the arithmetic.
+
+    What is lent must be let go of inside.
+    """
+    source = linear.source
+    if source is None:
+        yield linear.weight
+        return
+    blocks = range(len(source.blocks))
+    whole: Tensor | None = None
+    try:
+        for index in blocks:
+            pieces = source.pieces(index)
+            try:
+                for start, stop, rows in pieces:
+                    if stop - start == source.shape[0]:
+                        try:
+                            yield rows
+                        finally:
+                            del rows
+                        return
+                    if whole is None:
+                        whole = rows.new_empty(source.shape)
+                    whole[start:stop] = rows
+            finally:
+                pieces.close()
+        assert whole is not None, "a matrix has at least one row"
+        yield whole
+    finally:
+        for index in blocks:
+            source.done(index)
 
 
 def halves_apart(x: Tensor, size: int) -> Tensor:
@@ -155,6 +200,8 @@ def _together(linears: Sequence[nn.Module]) -> list[tuple[Linear, Matrix]] | Non
         pairs.append((linear, linear.source))
     if all(matrix.kept() is not None for _, matrix in pairs):
         return pairs
+    if any(matrix.is_repacked for _, matrix in pairs):
+        return None  # one at a time: the next is repacked over the one before
     units = {block.unit for _, matrix in pairs for block in matrix.blocks}
     return pairs if len(units) == 1 else None
 

@@ -8,6 +8,19 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Where a run of queries and the keys offered to it lie in their sequences.
+
+    Queries are at [start, start + tokens), keys at [key_start, key_start + keys).
+    """
+
+    start: int
+    tokens: int
+    key_start: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sight:
     """Which keys the queries of a chunk see, in the words of torch and in those of the kernels."""
 
@@ -20,19 +33,7 @@ class Sight:
     window: int | None = None
     has_holes: bool = False
     """Whether ``mask`` says more than ``origins`` and ``window``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Where a run of queries and the keys offered to it lie in their sequences.
-
-    Queries are at [start, start + tokens), keys at [key_start, key_start + keys).
-    """
-
-    start: int
-    tokens: int
-    key_start: int
-    keys: int
+    span: Span | None = None
 
 
 def attention_mask(
@@ -72,12 +73,12 @@ def sight(
     """Return what queries of so many sequences see; arguments are those of `attention_mask`."""
     mask, is_causal = attention_mask(span, window, valid)
     if span.key_start + span.keys != span.start + span.tokens:
-        return Sight(mask, is_causal)
+        return Sight(mask, is_causal, span=span)
     if valid is None or bool(valid.all()):
         origins = (-span.key_start,) * sequences if span.key_start else ()
-        return Sight(mask, is_causal, origins, window)
+        return Sight(mask, is_causal, origins, window, span=span)
     length = valid.shape[1]
     padding = torch.where(valid, torch.arange(length), length).amin(1)
     has_holes = bool((valid.sum(1) != length - padding).any())
     origins = tuple(first - span.key_start for first in padding.tolist())
-    return Sight(mask, is_causal, origins, window, has_holes)
+    return Sight(mask, is_causal, origins, window, has_holes, span)

@@ -29,25 +29,39 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class GatedMLP(nn.Module):
-    """``down(act(gate(x)) * up(x))``."""
+    """``down(act(gate(x)) * up(x))``; gate and up may be one matrix, gate first."""
 
     def __init__(
-        self, hidden_size: int, intermediate_size: int, *, hidden_act: str, bias: bool
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        hidden_act: str,
+        bias: bool = False,
+        is_fused: bool = False,
     ) -> None:
         super().__init__()
         if hidden_act not in ACTIVATIONS:
             raise ConfigError(
                 f"hidden_act {hidden_act!r} is not known; known: {', '.join(ACTIVATIONS)}"
             )
-        self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
-        self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.gate_up_proj: Linear | None = None
+        if is_fused:
+            self.gate_up_proj = Linear(hidden_size, 2 * intermediate_size, bias=bias)
+        else:
+            self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
+            self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
         self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
         self.act_fn = ACTIVATIONS[hidden_act]
         self._is_silu = self.act_fn is functional.silu
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` of shape (B, T, hidden) to the same shape."""
-        gate, up = multiply_together(x, (self.gate_proj, self.up_proj))
+        """Map ``x`` of shape (…, hidden) to the same shape."""
+        if self.gate_up_proj is not None:
+            # contiguous halves: what follows works on whole rows, in place
+            gate, up = (half.contiguous() for half in self.gate_up_proj(x).chunk(2, -1))
+        else:
+            gate, up = multiply_together(x, (self.gate_proj, self.up_proj))
         return self.down_proj(self._gated(gate, up))  # type: ignore[no-any-return]
 
     def _gated(self, gate: Tensor, up: Tensor) -> Tensor:

@@ -20,3 +20,12 @@ class RMSNorm(nn.Module):
         """Normalise ``x`` of shape (…, size)."""
         normal = functional.rms_norm(x.float(), self.shape, None, self.eps)
         return self.weight * normal.to(x.dtype)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """`RMSNorm` that multiplies by one more than its weight, in float32, as Gemma does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``x`` of shape (…, size)."""
+        normal = functional.rms_norm(x.float(), self.shape, None, self.eps)
+        return (normal * (1.0 + self.weight.float())).to(x.dtype)

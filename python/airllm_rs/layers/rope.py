@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,39 +12,82 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from airllm_rs.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from airllm_rs.config import ModelConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long the sequences are whose positions are turned."""
+
+    longest: int
+    """Tokens of the longest, those at hand included."""
+    first: tuple[int, ...] | None = None
+    """Of each sequence, how many tokens the cache began with; None if that is not known."""
+    keys: Tensor | None = None
+    """Positions of all keys, those of the tokens at hand included, (B or 1, S)."""
+
+
 class Rotation(NamedTuple):
-    """Cosines and sines of shape (B or 1, 1, T, D); the first half of the sines is negated."""
+    """Cosines and sines of shape (B or 1, 1, T, D); the sines that are subtracted are negative."""
 
     cos: Tensor
     sin: Tensor
+    is_paired: bool = False
+    """Whether item 2i turns with 2i + 1, and not i with i + D / 2."""
+    gain: Tensor | None = None
+    """What queries are multiplied by, of shape (B or 1, 1, T, 1)."""
+    keys: Rotation | None = None
+    """That of all keys, where the cache holds them as they were before; None where only new keys
+    are turned."""
 
 
 class RotaryEmbedding:
     """Computes the rotation of positions; keeps nothing from one call to the next."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        self._head_dim = config.head_dim
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        parameters: Mapping[str, object] | None = None,
+        head_dim: int | None = None,
+        is_paired: bool = False,
+    ) -> None:
+        """Prepare the frequencies.
+
+        Args:
+            config: The model's configuration.
+            parameters: Those of RoPE, if not ``config.rope_parameters``. With a
+                ``partial_rotary_factor`` below one, only the first items of a head are turned.
+            head_dim: Items of a head that are given to `rotate`, if not all.
+            is_paired: Whether item 2i turns with 2i + 1, and not i with i + D / 2.
+        """
+        parameters = config.rope_parameters if parameters is None else parameters
+        self._head_dim = config.head_dim if head_dim is None else head_dim
+        self.is_paired = is_paired
         # the functions of transformers read a config of theirs, which also knows the older spelling
         self._config = LlamaConfig(
-            hidden_size=config.head_dim * config.num_attention_heads,
+            hidden_size=self._head_dim * config.num_attention_heads,
             num_attention_heads=config.num_attention_heads,
-            head_dim=config.head_dim,
+            head_dim=self._head_dim,
             max_position_embeddings=config.max_position_embeddings,
-            rope_parameters=dict(config.rope_parameters),
+            rope_parameters=dict(parameters),
         )
-        theta = config.rope_parameters["rope_theta"]
+        theta = parameters["rope_theta"]
         if not isinstance(theta, int | float):
             raise ConfigError(f"rope_theta is {theta!r}, expected a number")
         self._theta = float(theta)
-        self.rope_type = str(config.rope_parameters["rope_type"])
+        self.rope_type = str(parameters["rope_type"])
         if self.rope_type != "default" and self.rope_type not in ROPE_INIT_FUNCTIONS:
             known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
             raise ConfigError(f"rope_type {self.rope_type!r} is not known; known: {known}")
+        factor = parameters.get("partial_rotary_factor", 1.0)
+        if not isinstance(factor, int | float) or not 0 < factor <= 1:
+            raise ConfigError(f"partial_rotary_factor is {factor!r}, expected more than 0, up to 1")
+        self._turned = int(self._head_dim * factor)
         self._frequencies, self._scaling = self._compute(None)
 
     @property
@@ -51,19 +95,27 @@ class RotaryEmbedding:
         """Whether the frequencies change with the length of the sequences."""
         return self.rope_type in ("dynamic", "longrope")
 
-    def rotation(self, positions: Tensor, length: int, dtype: torch.dtype) -> Rotation:
-        """Return the rotation of ``positions`` (B or 1, T) in sequences of up to ``length`` tokens.
+    def rotation(self, positions: Tensor, lengths: Lengths, dtype: torch.dtype) -> Rotation:
+        """Return the rotation of ``positions`` (B or 1, T).
 
         Angles are computed in float32. The frequencies of dynamic and longrope depend on
-        ``length``: all chunks of a prompt must be given the same.
+        ``lengths``: all chunks of a prompt must be given the same.
         """
-        frequencies, scaling = self._for_length(length)
+        frequencies, scaling = self._for_length(lengths.longest)
         angles = positions[:, None, :, None].float() * frequencies
         cos = angles.cos() * scaling
         sin = angles.sin() * scaling
-        return Rotation(
-            torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
-        )
+        return self.arranged(cos, sin, dtype)
+
+    def arranged(self, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Rotation:
+        """Return the rotation by angles of one cosine and sine each, (B or 1, 1, T, D / 2)."""
+        if self.is_paired:
+            cos = torch.stack((cos, cos), dim=-1).flatten(-2)
+            sin = torch.stack((-sin, sin), dim=-1).flatten(-2)
+        else:
+            cos = torch.cat((cos, cos), dim=-1)
+            sin = torch.cat((-sin, sin), dim=-1)
+        return Rotation(cos.to(dtype), sin.to(dtype), self.is_paired)
 
     def _for_length(self, length: int) -> tuple[Tensor, float]:
         if self.rope_type == "dynamic" and length > self._config.max_position_embeddings:
@@ -74,22 +126,38 @@ class RotaryEmbedding:
 
     def _compute(self, length: int | None) -> tuple[Tensor, float]:
         if self.rope_type == "default":
-            exponents = torch.arange(0, self._head_dim, 2, dtype=torch.float32) / self._head_dim
+            exponents = torch.arange(0, self._turned, 2, dtype=torch.float32) / self._turned
             return 1.0 / (self._theta**exponents), 1.0
         # a tensor, as transformers passes it: its dtype decides how the base is rounded
         seq_len = None if length is None else torch.tensor(length)
         frequencies, scaling = ROPE_INIT_FUNCTIONS[self.rope_type](
             self._config, torch.device("cpu"), seq_len=seq_len
         )
-        if 2 * frequencies.numel() != self._head_dim:
+        if 2 * frequencies.numel() != self._turned:
             raise ConfigError(
-                f"RoPE turns {2 * frequencies.numel()} of {self._head_dim} dimensions of a head; "
-                "partial rotation is not supported"
+                f"RoPE of type {self.rope_type} turns {2 * frequencies.numel()} items of a head, "
+                f"and config.json says {self._turned} of {self._head_dim}"
             )
         return frequencies, scaling
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Apply ``rotation`` to ``x`` of shape (B, H, T, D)."""
-    half = x.shape[-1] // 2
-    return torch.addcmul(x * rotation.cos, x.roll(half, -1), rotation.sin)
+    """Apply ``rotation`` to ``x`` of shape (B, H, T, D), or to its first items if it has fewer."""
+    turned = rotation.cos.shape[-1]
+    if turned < x.shape[-1]:
+        first = _turn(x[..., :turned], rotation)
+        return torch.cat((first, x[..., turned:]), dim=-1)
+    return _turn(x, rotation)
+
+
+def first_keys(rotation: Rotation, keys: int) -> Rotation:
+    """Return the rotation of the first ``keys`` of those that ``rotation`` is of."""
+    return rotation._replace(cos=rotation.cos[:, :, :keys], sin=rotation.sin[:, :, :keys])
+
+
+def _turn(x: Tensor, rotation: Rotation) -> Tensor:
+    if rotation.is_paired:
+        other = x.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    else:
+        other = x.roll(x.shape[-1] // 2, -1)
+    return torch.addcmul(x * rotation.cos, other, rotation.sin)

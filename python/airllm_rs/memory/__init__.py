@@ -2,7 +2,7 @@
 
 from airllm_rs.memory.amount import format_bytes, parse_bytes, parse_memory
 from airllm_rs.memory.baseline import baseline_bytes, record_baseline
-from airllm_rs.memory.budget import Budget, choose_budget
+from airllm_rs.memory.budget import Budget, choose_budget, told_of_budget
 from airllm_rs.memory.planner import (
     MemoryPlan,
     PlanRequest,
@@ -28,4 +28,5 @@ __all__ = [
     "record_baseline",
     "replan",
     "smallest_budget",
+    "told_of_budget",
 ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airllm_rs.errors import BudgetError
 from airllm_rs.memory.amount import format_bytes, parse_memory
 from airllm_rs.stats.cgroup import ROOT, memory_cgroup
 from airllm_rs.stats.process import process_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from airllm_rs.stats.cgroup import MemoryCgroup
@@ -29,6 +32,8 @@ class Budget:
     nbytes: int
     source: str
     """Why this amount, for people."""
+    is_automatic: bool = False
+    """Whether nobody has named the amount."""
 
     def __str__(self) -> str:
         return f"memory: {format_bytes(self.nbytes)} ({self.source})"
@@ -43,6 +48,14 @@ class Machine:
     cgroup: MemoryCgroup | None
     own_anon_bytes: int
     """What this process has already taken of it."""
+
+    @property
+    def free_bytes(self) -> int:
+        """What may still be taken: what is available, or less where the cgroup has less left."""
+        if self.cgroup is None:
+            return self.available_bytes
+        left = max(self.cgroup.limit_bytes - self.cgroup.anon_bytes, 0)
+        return min(self.available_bytes, left)
 
 
 def this_machine(root: Path = ROOT) -> Machine:
@@ -98,6 +111,32 @@ def _automatic(machine: Machine) -> Budget:
                 max(nbytes, 1),
                 f"the cgroup's limit of {format_bytes(group.limit_bytes)} less "
                 f"{format_bytes(margin)}{taken}; --memory changes it",
+                is_automatic=True,
             )
     nbytes = max(min(free * 3 // 4, free - _LEFT_TO_OTHERS), free // 4, 1)
-    return Budget(nbytes, f"of {format_bytes(free)} available; --memory changes it")
+    return Budget(
+        nbytes, f"of {format_bytes(free)} available; --memory changes it", is_automatic=True
+    )
+
+
+@contextmanager
+def told_of_budget(budget: Budget) -> Iterator[None]:
+    """Let a budget that is too little, and that nobody has named, be told with its source.
+
+    Raises:
+        BudgetError: the one that was raised, in other words.
+    """
+    try:
+        yield
+    except BudgetError as error:
+        amount, _, verdict = str(error).removeprefix("memory=").partition(" ")
+        is_told = error.option == "memory" and verdict.startswith("is too little")
+        if not (budget.is_automatic and is_told):
+            raise
+        source = budget.source.partition(";")[0]
+        raise BudgetError(
+            f"memory=auto found {amount} ({source}), which {verdict}",
+            option=error.option,
+            allowed_bytes=error.allowed_bytes,
+            smallest_bytes=error.smallest_bytes,
+        ) from error

@@ -59,7 +59,9 @@ def kv_bytes(config: ModelConfig, family: Family, shape: Shape) -> int:
     return tokens * shape.max_num_seqs * family.kv_bytes_per_layer(config, shape.item)
 
 
-def activation_bytes(config: ModelConfig, shape: Shape, *, layer_major: bool) -> int:
+def activation_bytes(
+    config: ModelConfig, family: Family, shape: Shape, *, layer_major: bool
+) -> int:
     """Return the most that hidden states, one module's tensors and logits take at a time.
 
     Layer-major, the hidden states of all chunks wait for the next layer.
@@ -76,7 +78,10 @@ def activation_bytes(config: ModelConfig, shape: Shape, *, layer_major: bool) ->
     attention = rows * (4 * queries + 3 * keys + hidden) * item
     # a boolean mask, the comparisons that make it, and the float mask that SDPA turns it into
     mask = rows * shape.context * (4 + item)
-    mlp = rows * (3 * config.intermediate_size + hidden) * item
+    mask += shape.context * family.expanded_width(config) * item
+    # scores of some heads in float32, capped, and as probabilities, where no kernel keeps them
+    mask += rows * shape.context * family.scores_heads(config) * 16
+    mlp = rows * (3 * family.inner_width(config) + hidden) * item
     logits = shape.max_num_seqs * config.vocab_size * (item + _LOGIT_BYTES)
     module = rows * hidden * item + max(norm, attention + mask, mlp, logits)
     # what the allocator keeps and the kernels' own scratch: up to 1.5 of it measured (hidden 3072,

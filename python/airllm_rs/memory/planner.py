@@ -14,6 +14,7 @@ from airllm_rs.memory.units import MIB, PlanLimits, Tensors, Unit, UnitTable, bu
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
+    from airllm_rs.families import Layer
 
 MARGIN = 64 * MIB
 DEFAULT_CONTEXT = 4096
@@ -78,6 +79,11 @@ class MemoryPlan:
     holds_layer: bool
     """Whether all chunks of a prompt pass a layer before the next is read."""
     inputs: PlanInputs = field(repr=False, compare=False)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What is run, in order of use: embedding, decoder layers, norm, head."""
+        return self.inputs.table.layers
 
     @property
     def fits(self) -> bool:
@@ -237,9 +243,9 @@ class _Demand:
         return demand.kv_bytes(self.config, family_of(self.config), self.shape(chunk))
 
     def activation_bytes(self, chunk: int, *, layer_major: bool) -> int:
-        shape = self.shape(chunk)
-        always = demand.activation_bytes(self.config, shape, layer_major=layer_major)
-        return always + family_of(self.config).beside_bytes(
+        shape, family = self.shape(chunk), family_of(self.config)
+        always = demand.activation_bytes(self.config, family, shape, layer_major=layer_major)
+        return always + family.beside_bytes(
             self.config,
             rows=shape.rows,
             context=shape.context,

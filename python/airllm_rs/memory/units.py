@@ -111,6 +111,8 @@ class UnitTable:
     tied: bool
     largest_group: int
     """Bytes of the largest unit of several matrices, 0 without one."""
+    layers: tuple[Layer, ...]
+    """What the units were cut from, in order of use."""
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -135,7 +137,8 @@ def build_units(
     Row blocks depend on ``max_unit_bytes`` alone, so that products are the same whatever is
     resident and however units are grouped.
     """
-    builder = _Builder(files, limits)
+    (table,) = layers[0].tensors
+    builder = _Builder(files, limits, table.name)
     for number, layer in enumerate(layers):
         if layer.kind == "embedding" and tied:
             continue  # its units are the head's
@@ -160,14 +163,16 @@ def build_units(
         embedding=parts["embedding"],
         tied=tied,
         largest_group=max(groups, default=0),
+        layers=tuple(layers),
     )
 
 
 class _Builder:
     """Collects units and numbers them."""
 
-    def __init__(self, files: Tensors, limits: PlanLimits) -> None:
+    def __init__(self, files: Tensors, limits: PlanLimits, table: str) -> None:
         self.units: list[Unit] = []
+        self._table = table
         self._files = files
         self._limits = limits
 
@@ -210,7 +215,8 @@ class _Builder:
         if spec.placement == "resident":
             return []
         # a table is looked up by rows; it is a matrix however small it is
-        least = 0 if spec.placement == "table" else self._limits.resident_below
+        is_table = spec.name == self._table
+        least = 0 if is_table else self._limits.resident_below
         return [part for part in weight.parts if part.info.nbytes >= least]
 
     def _small_pieces(self, spec: TensorSpec) -> list[Piece]:

@@ -5,7 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airllm_rs.errors import UnsupportedModelError
-from airllm_rs.models import llama, mistral, qwen2, qwen3
+from airllm_rs.models import (
+    baichuan,
+    chatglm,
+    deepseek,
+    gemma2,
+    gemma3,
+    glm,
+    glm4,
+    gpt_oss,
+    granite,
+    internlm,
+    internlm2,
+    internlm3,
+    llama,
+    mixtral,
+    phi3,
+    qwen,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
@@ -13,9 +33,28 @@ if TYPE_CHECKING:
 
 _BUILDERS = {
     "llama": llama.build,
-    "mistral": mistral.build,
+    "mistral": llama.build,
+    "Yi": llama.build,
+    "internlm": internlm.build,
+    "internlm2": internlm2.build,
+    "internlm3": internlm3.build,
+    "qwen": qwen.build,
     "qwen2": qwen2.build,
     "qwen3": qwen3.build,
+    "chatglm": chatglm.build,
+    "glm": glm.build,
+    "glm4": glm4.build,
+    "baichuan": baichuan.build,
+    "phi3": phi3.build,
+    "gemma2": gemma2.build,
+    "gemma3": gemma3.build,
+    "gemma3_text": gemma3.build,
+    "mixtral": mixtral.build,
+    "qwen3_moe": qwen3_moe.build,
+    "deepseek_v2": deepseek.build_v2,
+    "deepseek_v3": deepseek.build_v3,
+    "gpt_oss": gpt_oss.build,
+    "granite": granite.build,
 }
 
 

@@ -10,22 +10,21 @@ from torch import nn
 from airllm_rs.layers.linear import Linear
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airllm_rs.weights.source import WeightSource
 
 
 class Binding:
     """One layer and its tensors: streamed matrices are attached, resident tensors assigned."""
 
-    def __init__(
-        self, module: nn.Module, prefix: str, weights: WeightSource, **renamed: str
-    ) -> None:
+    def __init__(self, module: nn.Module, names: Mapping[str, str], weights: WeightSource) -> None:
         """Attach every `Linear` of ``module`` to its matrix.
 
         Args:
             module: A layer.
-            prefix: What precedes its parameters' names in the checkpoint, with the dot.
+            names: Of tensors in the checkpoint, by the parameters that they are.
             weights: Where tensors come from.
-            renamed: Names in the checkpoint of parameters whose tensor has another one.
         """
         self._weights = weights
         self._linears: list[tuple[Linear, str]] = []
@@ -33,7 +32,7 @@ class Binding:
         for path, part in module.named_modules():
             for attribute, _ in part.named_parameters(recurse=False):
                 local = f"{path}.{attribute}" if path else attribute
-                name = renamed.get(local, prefix + local)
+                name = names[local]
                 if isinstance(part, Linear) and attribute == "weight":
                     part.attach(weights.matrix(name), weights.compute_dtype)
                     self._linears.append((part, name))

@@ -1,4 +1,4 @@
-"""The decoder that the architectures share: embedding, pre-norm layers, norm, head."""
+"""The decoder that the architectures share: embedding, layers, norm, head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from airllm_rs.layers.attention import Attention, AttentionShape, Context
+from airllm_rs.layers.attention import AttentionShape, Context
 from airllm_rs.layers.embedding import Embedding
 from airllm_rs.layers.linear import Linear
 from airllm_rs.layers.mlp import GatedMLP
@@ -14,43 +14,42 @@ from airllm_rs.layers.norm import RMSNorm
 from airllm_rs.layers.rope import RotaryEmbedding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from torch import Tensor
 
     from airllm_rs.config import ModelConfig
+    from airllm_rs.layers.rope import Lengths, Rotation
 
 
-def attention_shapes(
-    config: ModelConfig,
-    *,
-    qkv_bias: bool = False,
-    output_bias: bool = False,
-    norm_eps: float | None = None,
-) -> list[AttentionShape]:
-    """Return the attention of each layer; layers differ by their window alone.
+def attention_shape(config: ModelConfig, index: int, **others: object) -> AttentionShape:
+    """Return the attention of a layer, with its window; ``others`` are what the family adds."""
+    return AttentionShape(
+        hidden_size=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        window=config.windows[index],
+        **others,  # type: ignore[arg-type]
+    )
 
-    ``norm_eps`` normalises queries and keys per head.
-    """
-    return [
-        AttentionShape(
-            hidden_size=config.hidden_size,
-            num_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            qkv_bias=qkv_bias,
-            output_bias=output_bias,
-            norm_eps=norm_eps,
-            window=window,
-        )
-        for window in config.windows
-    ]
+
+def gated_mlp(config: ModelConfig, *, bias: bool = False, is_fused: bool = False) -> GatedMLP:
+    """Return the MLP of a layer."""
+    return GatedMLP(
+        config.hidden_size,
+        config.intermediate_size,
+        hidden_act=config.hidden_act,
+        bias=bias,
+        is_fused=is_fused,
+    )
 
 
 class DecoderLayer(nn.Module):
-    """Attention and a gated MLP, each behind a norm and added to what came in."""
+    """Attention and an MLP, each behind a norm and added to what came in."""
 
-    def __init__(self, attention: Attention, mlp: GatedMLP, config: ModelConfig) -> None:
+    def __init__(self, attention: nn.Module, mlp: nn.Module, config: ModelConfig) -> None:
         super().__init__()
         self.self_attn = attention
         self.mlp = mlp
@@ -63,43 +62,102 @@ class DecoderLayer(nn.Module):
         return self.mlp(self.post_attention_layernorm(x)).add_(x)  # type: ignore[no-any-return]
 
 
+class SandwichLayer(nn.Module):
+    """Attention and an MLP, each between two norms, and added to what came in."""
+
+    def __init__(self, attention: nn.Module, mlp: nn.Module, norm: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.self_attn = attention
+        self.mlp = mlp
+        self.input_layernorm = norm()
+        self.post_attention_layernorm = norm()
+        self.pre_feedforward_layernorm = norm()
+        self.post_feedforward_layernorm = norm()
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Map hidden states ``x`` of shape (B, T, hidden) to the same shape."""
+        mixed = self.self_attn(self.input_layernorm(x), context)
+        x = self.post_attention_layernorm(mixed).add_(x)
+        mixed = self.mlp(self.pre_feedforward_layernorm(x))
+        return self.post_feedforward_layernorm(mixed).add_(x)  # type: ignore[no-any-return]
+
+
 class Decoder(nn.Module):
     """Everything below the head; its parts are run one by one by an executor."""
 
     def __init__(
-        self, config: ModelConfig, shapes: Sequence[AttentionShape], *, mlp_bias: bool
+        self,
+        config: ModelConfig,
+        layer: Callable[[int], nn.Module],
+        *,
+        ropes: Sequence[RotaryEmbedding] | None = None,
+        rotation_kinds: Sequence[int] | None = None,
+        norm: nn.Module | None = None,
+        embedding_scale: float | None = None,
     ) -> None:
-        super().__init__()
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            DecoderLayer(
-                Attention(shape, index),
-                GatedMLP(
-                    config.hidden_size,
-                    config.intermediate_size,
-                    hidden_act=config.hidden_act,
-                    bias=mlp_bias,
-                ),
-                config,
-            )
-            for index, shape in enumerate(shapes)
-        )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = RotaryEmbedding(config)
-        self.windows = tuple(shape.window for shape in shapes)
+        """Build the modules, on meta.
 
-    def decoder_layers(self) -> Iterator[DecoderLayer]:
+        Args:
+            config: The model's configuration.
+            layer: Makes the layer of an index.
+            ropes: The rotations that layers use; that of ``config`` if None, empty for none.
+            rotation_kinds: Of each layer, which of ``ropes`` is its; the first if None.
+            norm: The one before the head; `RMSNorm` if None.
+            embedding_scale: What embeddings are multiplied by, rounded to their dtype.
+        """
+        super().__init__()
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, embedding_scale)
+        self.layers = nn.ModuleList(layer(index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if norm is None else norm
+        self.ropes = (RotaryEmbedding(config),) if ropes is None else tuple(ropes)
+        kinds = (0,) * config.num_hidden_layers
+        self.rotation_kinds = kinds if rotation_kinds is None else tuple(rotation_kinds)
+        self.windows = config.windows
+
+    def decoder_layers(self) -> Iterator[nn.Module]:
         """Yield the layers in order."""
-        for layer in self.layers:
-            assert isinstance(layer, DecoderLayer)
-            yield layer
+        yield from self.layers
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether rotations change with the length of the sequences."""
+        return any(rope.depends_on_length for rope in self.ropes)
+
+    def rotations(
+        self, positions: Tensor, lengths: Lengths, dtype: torch.dtype
+    ) -> tuple[Rotation, ...]:
+        """Return the rotations of ``positions`` (B or 1, T), one for each of ``ropes``."""
+        return tuple(rope.rotation(positions, lengths, dtype) for rope in self.ropes)
 
 
 class CausalTree(nn.Module):
-    """A decoder and its head; the names of its parameters are those of the checkpoint."""
+    """A decoder and its head."""
 
-    def __init__(self, config: ModelConfig, decoder: Decoder) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        decoder: Decoder,
+        *,
+        head: Linear | None = None,
+        softcap: float | None = None,
+    ) -> None:
+        """Put a head on ``decoder``.
+
+        Args:
+            config: The model's configuration.
+            decoder: What is below the head.
+            head: The head; a plain `Linear` if None.
+            softcap: Logits become ``softcap * tanh(logit / softcap)``.
+        """
         super().__init__()
         self.model = decoder
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.is_tied = config.tie_word_embeddings
+        plain = Linear(config.hidden_size, config.vocab_size, bias=False) if head is None else head
+        self.lm_head = plain
+        self._softcap = softcap
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits in float32 for normed hidden states of shape (B, T, hidden)."""
+        logits: Tensor = self.lm_head(hidden).float()
+        if self._softcap is not None:
+            logits = logits.div_(self._softcap).tanh_().mul_(self._softcap)
+        return logits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airllm_rs.models.decoder import CausalTree, Decoder, attention_shapes
+from airllm_rs.layers.attention import Attention
+from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, attention_shape, gated_mlp
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
@@ -12,5 +13,9 @@ if TYPE_CHECKING:
 
 def build(config: ModelConfig) -> CausalTree:
     """Return the module tree, on meta."""
-    shapes = attention_shapes(config, qkv_bias=True)
-    return CausalTree(config, Decoder(config, shapes, mlp_bias=False))
+
+    def layer(index: int) -> DecoderLayer:
+        shape = attention_shape(config, index, qkv_bias=True)
+        return DecoderLayer(Attention(shape, index), gated_mlp(config), config)
+
+    return CausalTree(config, Decoder(config, layer))

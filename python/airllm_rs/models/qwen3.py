@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from airllm_rs.models.decoder import CausalTree, Decoder, attention_shapes
+from airllm_rs.layers.attention import Attention
+from airllm_rs.layers.norm import RMSNorm
+from airllm_rs.models.decoder import CausalTree, Decoder, DecoderLayer, attention_shape, gated_mlp
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
 
 
-def build(config: ModelConfig) -> CausalTree:
-    """Return the module tree, on meta."""
-    shapes = attention_shapes(
+def attention(config: ModelConfig, index: int) -> Attention:
+    """Return the attention of a layer."""
+    shape = attention_shape(
         config,
+        index,
         qkv_bias=config.attention_bias,
         output_bias=config.attention_bias,
-        norm_eps=config.rms_norm_eps,
+        norm=partial(RMSNorm, eps=config.rms_norm_eps),
     )
-    return CausalTree(config, Decoder(config, shapes, mlp_bias=False))
+    return Attention(shape, index)
+
+
+def build(config: ModelConfig) -> CausalTree:
+    """Return the module tree, on meta."""
+
+    def layer(index: int) -> DecoderLayer:
+        return DecoderLayer(attention(config, index), gated_mlp(config), config)
+
+    return CausalTree(config, Decoder(config, layer))

@@ -114,20 +114,22 @@ class RunCounters:
     total_bytes: int = 0
     resident_bytes: int = 0
     streamed_bytes_per_sweep: int = 0
+    scheme: str | None = None
+    """How weights are packed, as `inspect` names it; several with commas, None if they are not."""
     sweeps: int = 0
     timings: Timings = field(default_factory=Timings)
     io: IoCounters = field(default_factory=IoCounters)
     memory: MemoryCounters = field(default_factory=MemoryCounters)
 
     def to_json(self) -> dict[str, object]:
-        """Return the keys of `run --json` that are numbers."""
+        """Return the keys of `run --json` that tell of the model and the run."""
         return {
             "timings": self.timings.to_json(),
             "weights": {
                 "total_bytes": self.total_bytes,
                 "resident_bytes": self.resident_bytes,
                 "streamed_bytes_per_sweep": self.streamed_bytes_per_sweep,
-                "scheme": None,
+                "scheme": self.scheme,
             },
             "io": self.io.to_json(),
             "memory": self.memory.to_json(),

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.durable import write_json
 from airllm_rs.checkpoint.model_files import read_json
-from airllm_rs.checkpoint.opening import MANIFEST
+from airllm_rs.checkpoint.opening import MANIFEST, STRIPE
 from airllm_rs.checkpoint.writing import INDEX
-from airllm_rs.store.manifest import STRIPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 # What configures a model or a tokenizer on the hub. Large ones are other things.
@@ -49,12 +48,27 @@ def copy_companions(
         shutil.copyfile(path, temporary)
         temporary.replace(target / path.name)
     config = read_json(source / "config.json")
-    if scheme == "nf4":
-        config["quantization_config"] = _BITSANDBYTES
-    if has_own_head:
-        config["tie_word_embeddings"] = False
-    write_json(target / "config.json", config, indent=2)
+    content = config_of_store(config, scheme, has_own_head=has_own_head)
+    write_json(target / "config.json", content, indent=2)
     return ["config.json", *(path.name for path in found)]
+
+
+def config_of_store(
+    config: Mapping[str, object], scheme: str | None, *, has_own_head: bool
+) -> dict[str, object]:
+    """Return the contents of a store's config.json.
+
+    Args:
+        config: Those of the checkpoint's.
+        scheme: How its matrices are encoded.
+        has_own_head: Whether it has a head beside the table, even where the checkpoint has not.
+    """
+    changes: dict[str, object] = {}
+    if scheme == "nf4":
+        changes["quantization_config"] = _BITSANDBYTES
+    if has_own_head:
+        changes["tie_word_embeddings"] = False
+    return {**config, **changes}
 
 
 # What transformers needs to load the weights through bitsandbytes.

@@ -25,13 +25,14 @@ from airllm_rs.store.jobs import (
 from airllm_rs.store.making import (
     Counts,
     Made,
+    begin,
     check_space,
-    existing_store,
     finish,
-    held,
     write_files,
 )
 from airllm_rs.store.manifest import StoredFile
+from airllm_rs.store.places import existing_store, held
+from airllm_rs.store.repair import damage, reopen
 from airllm_rs.store.workforce import Workforce, verifying_threads
 
 if TYPE_CHECKING:
@@ -90,14 +91,15 @@ def make_while_downloading(request: DownloadRequest, progress: Progress) -> Made
     with held(request.directories, request.snapshot):
         existing = existing_store(request.directories, identity, request.scheme)
         if existing is not None:
-            log.info("%s is there already", existing.directory)
-            return Made(existing, 0, len(existing.files), 0)
+            damaged = damage(existing, progress, request.memory_bytes)
+            if not damaged:
+                log.info("%s is there already", existing.directory)
+                return Made(existing, 0, len(existing.files), 0)
+            reopen(existing, damaged)
         jobs = plan_store(
             request.config, request.family, remote, request.scheme, len(request.directories)
         )
         metadata = metadata_of(identity, request.scheme, remote.main_dtype, ENCODER_VERSION)
-        for directory in request.directories:
-            (directory / RECORDS).mkdir(exist_ok=True)
         downloads = request.directories[0] / RECORDS / DOWNLOADS
         work = _Work(
             request, metadata, downloads, progress, Workforce.of(jobs, request.memory_bytes)
@@ -110,6 +112,7 @@ def make_while_downloading(request: DownloadRequest, progress: Progress) -> Made
             f"making a store of {remote.repo_id}",
             extra=peak_of_sources(left, [file.nbytes for file in remote.files]),
         )
+        begin(request.directories, identity)
         companions = copy_companions(
             request.snapshot,
             request.directories[0],
@@ -119,7 +122,14 @@ def make_while_downloading(request: DownloadRequest, progress: Progress) -> Made
         read = _run(work, left, done)
         files = [done[job.directory, job.name] for job in jobs]
         shutil.rmtree(downloads, ignore_errors=True)
-        store = finish(request.directories, request.scheme, identity, files, companions)
+        store = finish(
+            request.directories,
+            request.scheme,
+            identity,
+            files,
+            companions,
+            has_copied_head=request.config.tie_word_embeddings and has_own_head(jobs),
+        )
     return Made(store, len(left), len(jobs) - len(left), read)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from airllm_rs.checkpoint.stored import whole_name
 from airllm_rs.families.family import HEAD, Layer, TensorSpec
 from airllm_rs.store.schemes import describe, encoded_bytes, scheme_of
 
@@ -128,8 +129,8 @@ def plan_store(
     jobs: list[FileJob] = []
     used: set[str] = set()
     for layer in family.layers(config):
-        tensors = list(_tensors(layer, files, present, compression))
-        used.update(spec.name for spec in layer.tensors)
+        tensors = list(_tensors(layer, files, present, compression, config))
+        used.update(whole_name(spec.name) for spec in layer.tensors)
         used.update(tensor.name for tensor in tensors)
         jobs += _stripe(layer.name, tensors, directories)
     rest = [
@@ -141,7 +142,7 @@ def plan_store(
 
 
 def has_own_head(jobs: Sequence[FileJob]) -> bool:
-    """Tell whether a store has a head beside its embedding table, an encoded copy of it or not."""
+    """Tell whether the store of a tied model has a head beside its embedding table."""
     return any(tensor.name == HEAD for job in jobs for tensor in job.tensors)
 
 
@@ -160,27 +161,38 @@ def metadata_of(
 
 
 def _tensors(
-    layer: Layer, files: NamedTensors, present: set[str], compression: str | None
+    layer: Layer,
+    files: NamedTensors,
+    present: set[str],
+    compression: str | None,
+    config: ModelConfig,
 ) -> Iterator[TensorJob]:
-    for spec in layer.tensors:
+    is_table = layer.kind == "head" and config.tie_word_embeddings
+    for spec in _whole(layer):
         packed = files.packed.get(spec.name)
         if packed is not None:  # copied as it is; `make_store` encodes nothing that is encoded
-            if not _is_tied(layer, spec):
+            if not is_table:
                 names = (*(part.tensor for part in packed.parts), *packed.aside)
                 yield from (TensorJob(name, files.tensor(name), None) for name in names)
             continue
         if spec.name not in present:
             continue
         info = files.tensor(spec.name)
-        name = HEAD if layer.kind == "head" else spec.name
+        name = HEAD if is_table else spec.name
         scheme = scheme_of(layer, name, info, compression)
-        if _is_tied(layer, spec) and scheme is None:
+        if is_table and scheme is None:
             continue  # the table itself
         yield TensorJob(name, info, scheme)
 
 
-def _is_tied(layer: Layer, spec: TensorSpec) -> bool:
-    return layer.kind == "head" and spec.name != HEAD
+def _whole(layer: Layer) -> Iterator[TensorSpec]:
+    """Yield the tensors of a layer, one that holds all experts once."""
+    seen: set[str] = set()
+    for spec in layer.tensors:
+        name = whole_name(spec.name)
+        if name not in seen:
+            seen.add(name)
+            yield spec if name == spec.name else replace(spec, name=name)
 
 
 def _stripe(layer: str, tensors: Sequence[TensorJob], directories: int) -> Iterator[FileJob]:

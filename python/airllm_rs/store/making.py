@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import shutil
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.disk_space import require_space
-from airllm_rs.checkpoint.durable import locked
-from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
+from airllm_rs.checkpoint.opening import RECORDS
 from airllm_rs.errors import CheckpointChanged, NotEnoughSpaceException, StoreError
 from airllm_rs.store.companions import copy_companions
 from airllm_rs.store.identity import ENCODER_VERSION, identify
 from airllm_rs.store.jobs import has_own_head, metadata_of, plan_store
-from airllm_rs.store.manifest import STRIPE, StoredFile, commit, read_store
+from airllm_rs.store.manifest import StoredFile, commit, read_store
 from airllm_rs.store.originals import delete_originals
+from airllm_rs.store.places import existing_store, held
+from airllm_rs.store.registry import forget, register_begun
+from airllm_rs.store.repair import damage, reopen
 from airllm_rs.store.verification import verify_store
 from airllm_rs.store.workforce import Workforce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from airllm_rs.checkpoint import ModelFiles
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from airllm_rs.store.manifest import Store
 
 log = logging.getLogger(__name__)
-
-LOCK = ".airllm_rs.lock"
 
 _REMEDY = "free some, or choose another place"
 
@@ -55,7 +53,9 @@ class StoreRequest:
     memory_bytes: int
     """The budget of the whole process."""
     may_delete: bool = False
-    """Delete the weights of the checkpoint when the new store has been verified."""
+    """Delete the weights of the checkpoint when the store has been verified."""
+    may_repair: bool = False
+    """Verify a store that is there already and was not verified yet, and make what is damaged."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,12 @@ def make_store(request: StoreRequest, progress: Progress) -> Made:
     with held(request.directories, request.files.path):
         existing = existing_store(request.directories, identity, request.scheme)
         if existing is not None:
-            log.info("%s is there already", existing.directory)
-            return Made(existing, 0, len(existing.files), 0)
+            damaged = damage(existing, progress, request.memory_bytes) if request.may_repair else ()
+            if not damaged:
+                log.info("%s is there already", existing.directory)
+                deleted = _delete(request, existing, progress)
+                return Made(existing, 0, len(existing.files), 0, deleted)
+            reopen(existing, damaged)
         jobs = plan_store(
             request.config, request.family, request.files, request.scheme, len(request.directories)
         )
@@ -105,8 +109,8 @@ def _make(
     progress: Progress,
 ) -> Made:
     check_space(request.directories, jobs, f"making a store of {request.files.path.name}")
-    for directory in request.directories:
-        (directory / RECORDS).mkdir(exist_ok=True)  # from here on it is known whose it is
+    workforce = Workforce.of(jobs, request.memory_bytes)
+    begin(request.directories, identity)
     companions = copy_companions(
         request.files.path,
         request.directories[0],
@@ -127,18 +131,44 @@ def _make(
             list(request.files.files),
             jobs,
             metadata_of(identity, request.scheme, request.files.main_dtype, ENCODER_VERSION),
-            Workforce.of(jobs, request.memory_bytes),
+            workforce,
             advance,
         )
     if identify(request.files.path, request.files.files) != identity:
         raise CheckpointChanged(f"{request.files.path} was changed while it was read; start again")
-    store = finish(request.directories, request.scheme, identity, files, companions)
-    deleted = 0
-    if request.may_delete:
-        verify_store(store.directory, progress, request.memory_bytes)
-        deleted = delete_originals(request.files)
-        log.info("deleted %.2f GB of %s", deleted / 1e9, identity.name)
+    store = finish(
+        request.directories,
+        request.scheme,
+        identity,
+        files,
+        companions,
+        has_copied_head=request.config.tie_word_embeddings and has_own_head(jobs),
+    )
+    deleted = _delete(request, store, progress)
     return Made(store, counts.made, counts.kept, counts.nbytes, deleted)
+
+
+def _delete(request: StoreRequest, store: Store, progress: Progress) -> int:
+    """Delete the original, if that is asked for, and return the bytes that are free now."""
+    if not request.may_delete:
+        return 0
+    verify_store(store.directory, progress, request.memory_bytes)
+    deleted = delete_originals(request.files)
+    if deleted:
+        log.info("deleted %.2f GB of %s", deleted / 1e9, request.files.path)
+    else:
+        log.warning(
+            "nothing of %s was deleted: its weights lie elsewhere, or others use them too",
+            request.files.path,
+        )
+    return deleted
+
+
+def begin(directories: Sequence[Path], identity: SourceIdentity) -> None:
+    """Make known whose the directories are: in them, and to `airllm-rs cache`."""
+    for directory in directories:
+        (directory / RECORDS).mkdir(exist_ok=True)
+        register_begun(directory, identity.name)
 
 
 class Counts:
@@ -197,17 +227,31 @@ def finish(
     identity: SourceIdentity,
     files: Sequence[StoredFile],
     companions: Sequence[str],
+    *,
+    has_copied_head: bool,
 ) -> Store:
-    """Commit a store whose files are all finished, and return it."""
+    """Commit a store whose files are all finished, and return it.
+
+    Args:
+        directories: Where its files are.
+        scheme: How its matrices are encoded.
+        identity: What it was made of.
+        files: Its files.
+        companions: The files beside them.
+        has_copied_head: Whether it has a head that was made of the embedding table.
+    """
     expected = {(file.directory, file.name) for file in files}
     for number, directory in enumerate(directories):
         # of an earlier attempt with another scheme
         for record in (directory / RECORDS).glob("*.safetensors.json"):
             if (number, record.stem) not in expected:
                 (directory / record.stem).unlink(missing_ok=True)
-    commit(directories, scheme, identity.as_json(), files, companions)
+    source = {**identity.as_json(), "tied": True} if has_copied_head else identity.as_json()
+    commit(directories, scheme, source, files, companions)
     for directory in directories:
         shutil.rmtree(directory / RECORDS, ignore_errors=True)
+    for other in directories[1:]:
+        forget(other)
     store = read_store(directories[0])
     assert store is not None, "just committed"
     return store
@@ -255,9 +299,10 @@ def refuse_what_is_encoded(files: ModelFiles, scheme: str | None) -> None:
     """
     directory = files.path
     if any(path.endswith(".gguf") for path in files.files):
+        instead = "leave compression= out" if scheme else "run it as it is"
         raise StoreError(
-            f"{files.files[0]} is read as it is, and no copy is made of a GGUF file: leave "
-            "compression= out, or start from the original checkpoint"
+            f"{files.files[0]} is read as it is, and no copy is made of a GGUF file: {instead}, "
+            "or start from the original checkpoint"
         )
     source = read_store(directory)
     if source is not None and source.scheme is not None:
@@ -286,68 +331,3 @@ def refuse_what_is_quantised(name: object, schemes: Iterable[str], scheme: str |
             "again: leave compression= out, which runs the weights as they are, or start from the "
             "original checkpoint"
         )
-
-
-@contextmanager
-def held(directories: Sequence[Path], source: Path) -> Iterator[None]:
-    """Make the directories and keep other processes out of them.
-
-    Raises:
-        StoreError: if they are not fit for a store.
-        OSError: if one cannot be written to.
-    """
-    resolved = [directory.resolve() for directory in directories]
-    if len(set(resolved)) < len(resolved):
-        raise StoreError("a directory is named twice: each stripe needs its own")
-    for directory in resolved:
-        if directory == source.resolve():
-            raise StoreError(f"{directory} has the checkpoint: a store needs its own directory")
-    with ExitStack() as stack:
-        # in one order, so that no two processes wait for each other
-        for directory in sorted(resolved):
-            directory.mkdir(parents=True, exist_ok=True)
-            if not os.access(directory, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
-            stack.enter_context(locked(directory / LOCK))
-        for directory in resolved:
-            _require_own(directory)
-        yield
-
-
-def _require_own(directory: Path) -> None:
-    """Raise if the directory has what no store has: nothing of anybody's is overwritten."""
-    names = {path.name for path in directory.iterdir()} - {LOCK, "lost+found"}
-    if names & {MANIFEST, STRIPE, RECORDS} or not names:
-        return
-    raise StoreError(f"{directory} has other files in it: give an empty or a new directory")
-
-
-def existing_store(
-    directories: Sequence[Path], identity: SourceIdentity, scheme: str | None
-) -> Store | None:
-    """Return the store in the directories if it is the one wanted, None if there is none.
-
-    Raises:
-        StoreError: if it is another one.
-    """
-    store = read_store(directories[0])
-    if store is None:
-        return None
-    name, others = store.source.get("name", "unknown"), store.directories[1:]
-    if store.fingerprint != identity.fingerprint:
-        raise StoreError(
-            f"{store.directory} holds a store of {name}, made of other files than "
-            f"{identity.name} has: remove it, or choose another directory"
-        )
-    if store.scheme != scheme:
-        raise StoreError(
-            f"{store.directory} holds a store of {name} with compression="
-            f"{store.scheme or 'none'}, not {scheme or 'none'}: "
-            "remove it, or choose another directory"
-        )
-    if [path.resolve() for path in others] != [path.resolve() for path in directories[1:]]:
-        raise StoreError(
-            f"{store.directory} holds this store spread over {len(others) + 1} directories, "
-            "others than those asked for: remove it, or choose another directory"
-        )
-    return store

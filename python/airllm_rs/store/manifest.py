@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.durable import sync_directory, write_json
-from airllm_rs.checkpoint.opening import MANIFEST
+from airllm_rs.checkpoint.opening import MANIFEST, STRIPE
 from airllm_rs.checkpoint.writing import INDEX
+from airllm_rs.errors import CheckpointError
 from airllm_rs.store.jobs import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-STRIPE = "airllm_rs.stripe.json"
 PAD = "__pad__."
+HEAD_LAYER = "lm_head"
 
 
 class StoredFile(NamedTuple):
@@ -62,6 +63,41 @@ class Store:
         return [self.directories[file.directory] / file.name for file in self.files]
 
 
+@dataclass(frozen=True, slots=True)
+class Stripe:
+    """What a directory of a striped store, other than the first, says about itself."""
+
+    id: str
+    """Of the store."""
+    store: Path
+    """The directory of its manifest."""
+
+    def is_used(self, directory: Path) -> bool:
+        """Tell whether the store is there, and has ``directory`` among its own."""
+        try:
+            store = read_store(self.store)
+        except CheckpointError:
+            return True  # as far as one can tell
+        except OSError:
+            return False
+        others = store.directories[1:] if store is not None and store.id == self.id else ()
+        return directory.resolve() in [other.resolve() for other in others]
+
+
+def stripe_of(directory: Path) -> Stripe | None:
+    """Return which store a directory holds a part of; None if it does not say."""
+    try:
+        known = json.loads((directory / STRIPE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(known, dict):
+        return None
+    store_id, store = known.get("id"), known.get("store")
+    if not isinstance(store_id, str) or not isinstance(store, str):
+        return None
+    return Stripe(store_id, Path(store))
+
+
 def read_store(directory: Path) -> Store | None:
     """Return the store in a directory, None if there is none that is complete.
 
@@ -94,6 +130,17 @@ def read_store(directory: Path) -> Store | None:
         ),
         companions=tuple(found["companions"]),
     )
+
+
+def has_copied_head(directory: Path) -> bool:
+    """Tell whether a directory has a store whose head was made of the embedding table.
+
+    Raises:
+        CheckpointError: if its manifest is none.
+        OSError: if it cannot be read.
+    """
+    store = read_store(directory)
+    return store is not None and store.source.get("tied") is True
 
 
 def commit(

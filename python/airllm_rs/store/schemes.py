@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 SCHEMES = ("8bit", "4bit", "4bit-hq", "nf4")
 """What ``compression=`` may be, beside None."""
 
-_BLOCK = {"8bit": 64, "4bit": 32, "4bit-hq": 16, "nf4": 64}
+BLOCK = {"8bit": 64, "4bit": 32, "4bit-hq": 16, "nf4": 64}
+"""Weights that share a scale."""
 # Both sides of a matrix, below which the scales' share and the error are not worth it.
 _LEAST = 256
 _FLOATS = ("F32", "BF16", "F16")
@@ -55,7 +56,7 @@ def scheme_of(layer: Layer, name: str, info: TensorInfo, compression: str | None
         name.endswith(".weight")
         and len(info.shape) == 2
         and min(info.shape) >= _LEAST
-        and info.shape[1] % _BLOCK[scheme] == 0
+        and info.shape[1] % BLOCK[scheme] == 0
         and info.dtype in _FLOATS
     )
     return scheme if is_matrix else None
@@ -64,7 +65,7 @@ def scheme_of(layer: Layer, name: str, info: TensorInfo, compression: str | None
 def encoded_bytes(shape: tuple[int, ...], scheme: str) -> int:
     """Return the bytes of the parts of an encoded matrix."""
     rows, cols = shape
-    blocks = rows * cols // _BLOCK[scheme]
+    blocks = rows * cols // BLOCK[scheme]
     if scheme == "nf4":
         return rows * cols // 2 + 4 * blocks + _NF4_STATE_BYTES
     codes = rows * cols if scheme == "8bit" else rows * cols // 2
@@ -76,4 +77,4 @@ def describe(compression: str | None) -> dict[str, object]:
     if compression is None:
         return {"name": None}
     head = None if compression == "nf4" else "8bit"
-    return {"name": compression, "block": _BLOCK[compression], "lm_head": head}
+    return {"name": compression, "block": BLOCK[compression], "lm_head": head}

@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.cache_directory import cache_directory
 from airllm_rs.checkpoint.durable import write_json
-from airllm_rs.checkpoint.opening import MANIFEST
-from airllm_rs.errors import StoreError
-from airllm_rs.store.manifest import read_store
+from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
+from airllm_rs.errors import CheckpointError, StoreError
+from airllm_rs.store.manifest import read_store, stripe_of
 from airllm_rs.store.workforce import verifying_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from airllm_rs.stats.progress import Progress
-    from airllm_rs.store.manifest import Store
+    from airllm_rs.store.manifest import Store, StoredFile
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,71 @@ def verify_store(directory: Path, progress: Progress, memory_bytes: int | None =
         CheckpointError: naming file, chunk and tensor of the first bytes that are not right.
         OSError: if a file cannot be read.
     """
-    store = read_store(directory)
-    if store is None:
-        raise StoreError(f"{directory} has no {MANIFEST}: it is no shard store, or not finished")
+    store = store_in(directory)
     nbytes = _verify(store, progress, memory_bytes)
     _remember(store)
     return nbytes
+
+
+def store_in(directory: Path) -> Store:
+    """Return the store in a directory.
+
+    Raises:
+        StoreError: if there is none; says what is there instead.
+        CheckpointError: if its manifest cannot be used.
+        OSError: if that cannot be read.
+    """
+    if not directory.exists():
+        raise StoreError(f"{directory}: no such directory")
+    if directory.is_file():
+        raise StoreError(f"{directory} is a file, and no shard store: name a store's directory")
+    store = read_store(directory)
+    if store is not None:
+        return store
+    stripe = stripe_of(directory)
+    if stripe is not None:
+        raise StoreError(f"{directory} holds a part of the store {stripe.store}: name that instead")
+    if (directory / RECORDS).is_dir():
+        raise StoreError(
+            f"{directory} is a shard store that is not finished: the same `airllm-rs shard` goes on"
+        )
+    raise StoreError(f"{directory} has no {MANIFEST}: it is no shard store")
+
+
+def damaged_files(
+    store: Store, progress: Progress, memory_bytes: int | None = None
+) -> list[tuple[StoredFile, str]]:
+    """Return the files of a store that are not what was written, each with what is wrong.
+
+    Raises:
+        StoreError: if a directory of the store is not there.
+        OSError: if a file cannot be read.
+    """
+    for place in store.directories[1:]:
+        stripe = stripe_of(place)
+        if stripe is None or stripe.id != store.id:
+            raise StoreError(
+                f"{place}: has no part of the store in {store.directory}; is the right disk "
+                f"mounted? If it is gone, remove the rest with `airllm-rs cache rm "
+                f"{store.directory}`"
+            )
+    try:
+        _verify(store, progress, memory_bytes)
+    except CheckpointError:
+        pass
+    else:
+        _remember(store)
+        return []
+    manifest = json.loads(_core.read_manifest(store.directory) or "{}")
+    found = []
+    for file in store.files:
+        own = json.dumps({**manifest, "files": [file._asdict()]})
+        try:
+            threads = verifying_threads(memory_bytes)
+            _core.verify_store(store.directory, threads=threads, manifest=own)
+        except CheckpointError as error:
+            found.append((file, str(error)))
+    return found
 
 
 def verify_at_load(
@@ -60,20 +120,34 @@ def verify_at_load(
     if mode == "off":
         return
     store = read_store(directory)
-    if store is None or (mode == "first" and _is_remembered(store)):
+    if store is None or (mode == "first" and is_verified(store)):
         return
     log.info("verifying %s (verify='off' leaves it out)", directory)
     _verify(store, progress, memory_bytes)
     _remember(store)
 
 
+def is_verified(store: Store) -> bool:
+    """Tell whether a store was verified and has not been changed since."""
+    try:
+        known = json.loads(_record(store).read_bytes())
+        return isinstance(known, dict) and known.get("state") == _state(store)
+    except (OSError, ValueError):
+        return False
+
+
 def _verify(store: Store, progress: Progress, memory_bytes: int | None) -> int:
-    with progress.task(f"verifying {store.directory.name}", store.nbytes) as task:
-        return _core.verify_store(
-            store.directory,
-            threads=verifying_threads(memory_bytes),
-            progress=lambda nbytes, _made, _kept: task.update(nbytes),
-        )
+    try:
+        with progress.task(f"verifying {store.directory.name}", store.nbytes) as task:
+            return _core.verify_store(
+                store.directory,
+                threads=verifying_threads(memory_bytes),
+                progress=lambda nbytes, _made, _kept: task.update(nbytes),
+            )
+    except CheckpointError:
+        with suppress(OSError):
+            _record(store).unlink(missing_ok=True)
+        raise
 
 
 def _state(store: Store) -> str:
@@ -90,19 +164,12 @@ def _record(store: Store) -> Path:
     return cache_directory() / "verified" / f"{place}.json"
 
 
-def _is_remembered(store: Store) -> bool:
-    try:
-        known = json.loads(_record(store).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(known, dict) and known.get("state") == _state(store)
-
-
 def _remember(store: Store) -> None:
     path = _record(store)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"store": str(store.directory.resolve()), "state": _state(store)})
+        known = {"store": str(store.directory.resolve()), "state": _state(store)}
+        write_json(path, known, is_locked=False)
     except OSError as error:
         # a home that cannot be written to costs another verification, nothing else
         log.debug("verification not recorded: %s", error)

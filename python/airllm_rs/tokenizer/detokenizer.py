@@ -28,28 +28,43 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
         self._ids: list[int] = []
-        self._shown = 0  # characters of the text of `_ids` that were returned
+        self._shown = ""  # the text of `_ids`, as far as it was returned
         self._mark = 0  # tokens up to an earlier end of a character
 
     def add(self, token_id: int) -> str:
         """Take one more token and return the text that is certain by it, possibly none."""
         self._ids.append(int(token_id))
         text = self._text()
-        pending = min(len(text) - len(text.rstrip(_INCOMPLETE)), _MOST_PENDING)
-        piece = text[self._shown : len(text) - pending]
-        self._shown += len(piece)
+        new = text[self._returned(text) :]
+        pending = min(len(new) - len(new.rstrip(_INCOMPLETE)), _MOST_PENDING)
+        piece = new[: len(new) - pending]
+        if piece:
+            self._shown = text[: len(text) - pending]
         if not pending and len(self._ids) - self._mark >= _WINDOW:
             del self._ids[: self._mark]
             self._mark = len(self._ids)
-            self._shown = len(self._text())
+            self._shown = self._text()
         return piece
 
     def finish(self) -> str:
         """Return what was kept back, with replacement characters where bytes are missing."""
         text = self._text()
-        piece = text[self._shown :]
-        self._shown = len(text)
+        piece = text[self._returned(text) :]
+        self._shown = text
         return piece
+
+    def _returned(self, text: str) -> int:
+        """Return how many characters of ``text`` stand for what was returned.
+
+        Tokens that are bytes are decoded together: while the last character of several is
+        incomplete, every byte of all of them is a replacement character.
+        """
+        if text.startswith(self._shown):
+            return len(self._shown)
+        pairs = zip(self._shown, text, strict=False)
+        same = next((at for at, (old, new) in enumerate(pairs) if old != new), len(text))
+        rest = self._shown[same:]
+        return same + sum(1 if c == _INCOMPLETE else len(c.encode()) for c in rest)
 
     def _text(self) -> str:
         text = self._tokenizer.decode(

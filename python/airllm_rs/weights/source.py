@@ -57,6 +57,11 @@ class Matrix:
         self._converted: Tensor | None = None
 
     @property
+    def is_repacked(self) -> bool:
+        """Whether a streamed block is valid only until the next one is taken, of any matrix."""
+        return bool(self._repacking)
+
+    @property
     def is_resident(self) -> bool:
         """Whether every block is kept in memory."""
         return all(block.unit in self._source.residents for block in self.blocks)
@@ -211,8 +216,7 @@ class WeightSource:
         self._order = plan.order
         self._streamable = frozenset(plan.order)
         self._converts_all = plan.resident_dtype == "compute"
-        looked_up = [plan.units[index] for index in plan.inputs.table.embedding]
-        self._table = looked_up[0].weights[0] if looked_up else None
+        self._table = None if plan.tied else plan.layers[0].tensors[0].name
         self._scratch = torch.empty(0, dtype=compute_dtype)
         self._repacker = Repacker()
         self._leases: dict[int, _core.Lease] = {}
@@ -357,6 +361,8 @@ class WeightSource:
 
     def used(self, unit: int) -> None:
         """Count one use of a streamed unit; give it back after the last of this sweep."""
+        if unit not in self._unused:
+            return  # it was never leased: waiting for it failed, and whoever waited is told why
         self._unused[unit] -= 1
         if self._unused[unit] <= 0 and not self._is_holding:
             self._give_back(unit)

@@ -37,6 +37,13 @@ pub(crate) fn store(register: __m512i, to: &mut [u8; 64]) {
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), register) }
 }
 
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn store_f32(register: __m512, to: &mut [f32; 16]) {
+    // SAFETY: the array is as large as the register.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), register) }
+}
+
 /// Numbers rounded to bfloat16, in the upper halves; wrong for NaN.
 #[inline]
 #[target_feature(enable = "avx512f")]

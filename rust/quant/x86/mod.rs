@@ -2,6 +2,7 @@
 
 pub(crate) mod avx2;
 pub(crate) mod avx512;
+pub(crate) mod lone;
 
 /// Cover a strip of a product with tiles of so many rows of the weight times so many of the
 /// activations: widths in descending order down to 1, with the rows that a tile of that width has.
@@ -10,7 +11,7 @@ pub(crate) mod avx512;
 macro_rules! cover {
     ($tile:ident($kernel:expr, $strip:expr), $sums:expr, [$($rows:literal x $width:literal),*]) => {{
         let (kernel, strip, sums) = ($kernel, $strip, $sums);
-        let x_rows = sums.len() / strip.rows;
+        let x_rows = sums.len() / strip.rows.max(1);
         let mut m = 0;
         $(
             while x_rows - m >= $width {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from airllm_rs.auto.opening import open_files
+from airllm_rs.auto.opening import Opened, open_files, open_model
 from airllm_rs.auto.options import LoadOptions
+from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.errors import StoreError
 from airllm_rs.stats.progress import NoProgress
-from airllm_rs.store import read_store
-from store_making import SHAPE
+from airllm_rs.store import SCHEMES, read_store, registry
+from store_making import SHAPE, make
 from tiny import tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -80,10 +83,73 @@ def test_a_store_with_its_own_scheme_is_itself_and_with_another_an_error(model: 
         opened(store, compression="4bit")
 
 
-def test_who_only_plans_makes_nothing(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="make one with `airllm-rs shard`"):
-        opened(model, compression="8bit", may_make=False)
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_who_only_plans_makes_nothing_and_plans_for_what_would_be_made(
+    tmp_path: Path, scheme: str, is_tied: bool
+) -> None:
+    shape = {**SHAPE, "tie_word_embeddings": is_tied}
+    model = tiny_checkpoint("llama", tmp_path / "model", dtype=torch.bfloat16, **shape)
+
+    def planned(may_make: bool) -> Opened:
+        options = LoadOptions(compression=scheme, may_make=may_make, weights_memory=1 << 20)
+        return open_model(model, options, progress=NoProgress())
+
+    before = planned(may_make=False)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    after = planned(may_make=True)
+    assert before.files.schemes == after.files.schemes
+    assert before.config == after.config
+    assert set(before.files.weight_names()) == set(after.files.weight_names())
+    for name in before.files.weight_names():
+        one, other = before.files.stored(name), after.files.stored(name)
+        assert (one.dtype, one.shape, one.nbytes) == (other.dtype, other.shape, other.nbytes)
+    for field in ("total_bytes", "ring_bytes", "resident_bytes", "streamed_bytes_per_sweep"):
+        assert getattr(before.plan, field) == getattr(after.plan, field), field
+
+
+def test_a_damaged_store_of_ours_is_made_whole_by_the_next_load(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened(model, compression="8bit").path
+    path = store / "layers.0.safetensors"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert opened(model, compression="8bit", verify="off").path == store
+    assert path.read_bytes() != good
+    assert opened(model, compression="8bit").path == store
+    assert path.read_bytes() == good
+    assert "is corrupt" in caplog.text
+
+
+def test_a_store_that_was_made_elsewhere_is_used(model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "disk" / "mine"
+    registry.register(make(model, store, scheme="4bit").store)
+    assert opened(model, compression="4bit").path == store
+    assert opened(model, compression="8bit").path != store
+    shards = str(tmp_path / "shards")
+    wanted_there = opened(model, compression="4bit", layer_shards_saving_path=shards)
+    assert wanted_there.path.parent == tmp_path / "shards"
+    shutil.rmtree(shards)
+    (model / "model.safetensors").unlink()
+    assert opened(model, compression="4bit").path == store
+
+
+def test_where_the_weights_went_is_told(model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "mine"
+    registry.register(make(model, store, scheme="4bit", may_delete=True).store)
+    with pytest.raises(StoreError, match=f"no weights any more: they are in {store}, 4bit; name"):
+        opened(model)
+    assert opened(store).path == store
+
+
+def test_what_config_json_calls_quantised_is_refused_whatever_its_tensors_are(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (model / "config.json").write_text(json.dumps(config))
+    save_file({"x": torch.zeros(1)}, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StoreError, match=r"is quantised already \(gptq\), and compression='4bit'"):
+        opened(model, compression="4bit")
 
 
 def split(model: Path, place: Path, name: str = "splitted_model") -> Path:
@@ -151,3 +217,19 @@ def test_a_store_of_a_hub_id_is_found_without_its_weights(model: Path, tmp_path:
     assert (store.source["name"], store.source["commit"]) == ("someone/tiny", "0" * 40)
     (snapshot / "model.safetensors").unlink()
     assert opened("someone/tiny", **options).path == made.path
+
+
+def test_of_two_states_of_a_checkpoint_the_latest_is_found(tmp_path: Path) -> None:
+    options = {"compression": "8bit", "layer_shards_saving_path": str(tmp_path / "stores [1]")}
+    path = tmp_path / "model [2]"
+    made = []
+    for changed_ns in (1 << 60, 1 << 61):
+        tiny_checkpoint("llama", path, dtype=torch.bfloat16, **SHAPE)
+        os.utime(path / "model.safetensors", ns=(changed_ns, changed_ns))
+        made.append(opened(path, **options).path)
+    assert made[0] != made[1]
+    (path / "model.safetensors").unlink()
+    for latest, made_ns in ((1, 1 << 60), (0, 1 << 61)):
+        os.utime(made[1 - latest] / MANIFEST, ns=(0, 0))
+        os.utime(made[latest] / MANIFEST, ns=(made_ns, made_ns))
+        assert opened(path, **options).path == made[latest]

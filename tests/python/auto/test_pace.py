@@ -13,14 +13,14 @@ class Machine:
         self.now = 0
         self.looks = 0
 
-    def stats(self) -> dict[str, object]:
+    def progress(self) -> dict[str, object]:
         self.looks += 1
         return {"stall_ns": self.now * 10**9 // 4, "ring_full_ns": self.now * 10**9 // 2}
 
 
 def test_sweeps_after_the_first_are_summed_up() -> None:
     machine = Machine()
-    pace = DecodePace(machine.stats, lambda: machine.now)
+    pace = DecodePace(machine.progress, lambda: machine.now)
 
     def sweeps(*tokens: int) -> None:
         for each in tokens:
@@ -43,7 +43,7 @@ def test_sweeps_after_the_first_are_summed_up() -> None:
 
 def test_looks_are_few() -> None:
     machine = Machine()
-    pace = DecodePace(machine.stats, lambda: machine.now)
+    pace = DecodePace(machine.progress, lambda: machine.now)
     for _ in range(1025):
         pace.note_sweep(1)
     assert machine.looks == 12

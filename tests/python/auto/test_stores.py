@@ -90,7 +90,7 @@ def test_a_flipped_bit_is_named_when_the_model_is_loaded(
         opened.write(bytes([byte ^ 0x10]))
     if mode == "always":
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # no sign of a change
-    named = r"layers\.1\.safetensors: chunk 0, .* is corrupt: .* is of model\.layers\.1\."
+    named = r"layers\.1\.safetensors: chunk 0, of model\.layers\.1\..* is corrupt"
     with pytest.raises(CheckpointError, match=named):
         load(store, verify=mode)
     load(store, verify="off").close()

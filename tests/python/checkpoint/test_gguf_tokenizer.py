@@ -28,7 +28,7 @@ def test_the_tokenizer_is_the_one_that_transformers_makes(tmp_path: Path) -> Non
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "wrong"}')
     files = open_checkpoint(path)
-    of_model = ["config.json", "generation_config.json", "tensors.json"]
+    of_model = [".airllm_rs-sources.json", "config.json", "generation_config.json", "tensors.json"]
     assert sorted(path.name for path in files.path.iterdir()) == of_model
     ours = load_tokenizer(tokenizer_directory(files))
     for text in ("hello  there", "<|turn|>hé</s>", "1234\n\n x"):

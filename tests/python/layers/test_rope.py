@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import (
 
 from airllm_rs.errors import ConfigError
 from airllm_rs.families import read_config
-from airllm_rs.layers.rope import RotaryEmbedding, rotate
+from airllm_rs.layers.rope import Lengths, RotaryEmbedding, rotate
 
 BASE: dict[str, object] = {
     "model_type": "llama",
@@ -71,7 +71,7 @@ def test_rotation_is_transformers(name: str, length: int) -> None:
     query = torch.randn(2, 4, length, 16, generator=torch.Generator().manual_seed(1))
     cos, sin = theirs(query, positions)
     want, _ = apply_rotary_pos_emb(query, query, cos, sin)
-    got = rotate(query, ours.rotation(positions, length, torch.float32))
+    got = rotate(query, ours.rotation(positions, Lengths(length), torch.float32))
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
@@ -79,9 +79,9 @@ def test_rotation_is_transformers(name: str, length: int) -> None:
 def test_frequencies_depend_on_the_given_length_only(name: str) -> None:
     ours = RotaryEmbedding(read_config({**BASE, **ROPES[name]}))
     positions = torch.arange(4)[None]
-    short = ours.rotation(positions, 12, torch.float32)
-    long = ours.rotation(positions, 40, torch.float32)
-    again = ours.rotation(positions, 12, torch.float32)
+    short = ours.rotation(positions, Lengths(12), torch.float32)
+    long = ours.rotation(positions, Lengths(40), torch.float32)
+    again = ours.rotation(positions, Lengths(12), torch.float32)
     assert not torch.equal(short.cos, long.cos)
     assert torch.equal(short.cos, again.cos)
 

@@ -106,6 +106,19 @@ def group(limit: int, anon: int = 0) -> MemoryCgroup:
 @pytest.mark.parametrize(
     ("machine", "nbytes"),
     [
+        (Machine(24 * GIB, 20 * GIB, None, GIB), 20 * GIB),
+        (Machine(24 * GIB, 20 * GIB, group(3 * GIB, GIB), GIB), 2 * GIB),
+        (Machine(24 * GIB, GIB, group(3 * GIB, GIB), GIB), GIB),
+        (Machine(24 * GIB, 20 * GIB, group(3 * GIB, 4 * GIB), GIB), 0),
+    ],
+)
+def test_what_is_free_ends_at_the_cgroups_limit(machine: Machine, nbytes: int) -> None:
+    assert machine.free_bytes == nbytes
+
+
+@pytest.mark.parametrize(
+    ("machine", "nbytes"),
+    [
         (Machine(24 * GIB, 20 * GIB, None, 0), 15 * GIB),
         (Machine(8 * GIB, 6 * GIB, None, 0), 4 * GIB),
         (Machine(4 * GIB, 2 * GIB, None, 0), GIB // 2),

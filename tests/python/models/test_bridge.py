@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,7 @@ from airllm_rs.auto.bridging import read_any_config
 from airllm_rs.errors import AirLLMError, CheckpointError, ConfigError, UnsupportedModelError
 from airllm_rs.families.bridged import BridgedFamily
 from bridged import GPT, KINDS, MULTIMODAL, bridged_checkpoint, bridged_oracle, rows
-from loading import load
+from loading import load as load_any
 from tiny import generate, prompt
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+load = partial(load_any, bridged=True)
 TOKENS = 21
 CUTS = [(0, 13), (13, 14), (14, 15)]
 MODES = ["resident", "ring below a layer", "chunks held"]
@@ -290,8 +292,9 @@ def test_what_does_not_fit_is_refused(answers: Callable[[str], Answers], tmp_pat
         load(changed(path, tmp_path / "a", {"model.layers.0.self_attn.q_proj.weight": None})),
     ):
         pass
+    # one expert less than the router has
     with (
-        pytest.raises(CheckpointError, match=r"w1.weight.* cannot be made into|has shape"),
+        pytest.raises(CheckpointError, match=r"w1\.weight.* cannot be made into"),
         load(changed(path, tmp_path / "b", {gate: None})),
     ):
         pass

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from airllm_rs.errors import ConfigError, TokenizerError
-from airllm_rs.tokenizer import Detokenizer, load_tokenizer, render_chat, stop_ids
+from airllm_rs.tokenizer import Detokenizer, encode_chat, load_tokenizer, stop_ids
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
@@ -94,15 +94,16 @@ def test_a_broken_tokenizer_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_chat_is_rendered_for_an_answer(tmp_path: Path) -> None:
+def test_a_chat_is_encoded_for_an_answer(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(saved(tmp_path))
     messages = [{"role": "user", "content": "hi"}]
-    assert render_chat(tokenizer, messages) is None
+    assert encode_chat(tokenizer, messages) is None
     tokenizer.chat_template = TEMPLATE
-    assert render_chat(tokenizer, messages) == "<user>hi</s><assistant>"
+    want = tokenizer("<user>hi</s><assistant>", add_special_tokens=False)["input_ids"]
+    assert encode_chat(tokenizer, messages) == want
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(TokenizerError, match="roles must alternate"):
-        render_chat(tokenizer, messages)
+        encode_chat(tokenizer, messages)
 
 
 def test_any_file_can_name_the_end(bytes_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -157,3 +158,9 @@ def test_spaces_between_words_are_kept() -> None:
     assert "".join(pieces(tokenizer, ids)) == " ".join(["Hello world!"] * 12)
     crab = [4 + byte for byte in "🦀".encode()]
     assert pieces(tokenizer, [0, *crab, 2]) == ["Hello", "", "", "", "🦀", "!", ""]
+    wave = [4 + byte for byte in "👋🏽🌊".encode()]
+    assert [piece for piece in pieces(tokenizer, [0, *wave, 2]) if piece] == [
+        "Hello", "👋", "🏽", "🌊", "!",
+    ]  # fmt: skip
+    broken = pieces(tokenizer, [0, *crab, *crab[:2], 2, 1])
+    assert "".join(broken) == "Hello🦀\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}! world"

@@ -70,6 +70,10 @@ def test_settings_are_told_for_each_disk(path: Path) -> None:
     assert {key: stats[key] for key in remembered} == remembered  # type: ignore[literal-required]
     assert stats["is_tuned"]
     assert stats["devices"] == [{**remembered, "is_tuned": True, "bytes_read": len(CONTENT)}]
+    # closed, so that nothing moves any more
+    progress = readahead.progress()
+    assert progress["bytes_read"] == len(CONTENT)
+    assert progress.items() <= readahead.stats().items()
     with _core.Readahead([path], UNITS, ring_bytes=2 * UNIT) as readahead:
         assert not readahead.stats()["is_tuned"]
 
@@ -92,6 +96,20 @@ def test_a_silent_device_is_named_once(path: Path, caplog: pytest.LogCaptureFixt
         readahead.schedule([0])
         assert len(readahead.take(0)) == UNIT
     assert [str(path) in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_warnings_are_seen_where_nobody_has_set_up_logging(path: Path) -> None:
+    code = f"""
+from airllm_rs import _core
+with _core.Readahead(
+    [{str(path)!r}], [[(0, 0, {UNIT}, 1)]], ring_bytes={UNIT}, latency_us=400_000, silence_s=0.05
+) as readahead:
+    readahead.schedule([0])
+    readahead.take(0)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == ""
+    assert said.stderr.splitlines() == [f"no read has ended for 0 s; waiting for {path}"]
 
 
 def test_a_device_that_does_not_answer_is_left_with_a_warning(path: Path) -> None:

@@ -57,5 +57,9 @@ fn a_file_that_is_shorter_or_gone_is_named_when_the_store_is_opened() {
         Error::Store(StoreError::FileSize { found: 5, .. })
     ));
     fs::remove_file(&path).unwrap();
-    assert!(matches!(open(&made.store()), Err(Error::Open { .. })));
+    let error = open(&made.store()).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::Store(StoreError::MissingFile { .. })
+    ));
 }

@@ -60,7 +60,7 @@ def open_gguf(
         found = read_model(parts)
         if check is not None:
             check(found.description.config)
-        convert_once(directory, lambda partial: _write(found, partial), marker=INDEX)
+        convert_once(directory, lambda partial: _write(found, partial), parts, marker=INDEX)
     return directory, read_tensors(directory, parts)
 
 

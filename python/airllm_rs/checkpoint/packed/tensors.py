@@ -13,8 +13,8 @@ from airllm_rs.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from airllm_rs import _core
     from airllm_rs.checkpoint.stored import StoredPart
+    from airllm_rs.checkpoint.tensor_table import TensorTable
 
 # Constants of a format, not weights.
 _MOST_BYTES = 1 << 20
@@ -23,7 +23,7 @@ _MOST_BYTES = 1 << 20
 class Tensors:
     """The tensors of a checkpoint by name."""
 
-    def __init__(self, core: _core.Checkpoint) -> None:
+    def __init__(self, core: TensorTable) -> None:
         self._core = core
         self.names = core.names()
         self._files = core.files
@@ -49,6 +49,15 @@ class Tensors:
     def found(self, *names: str) -> tuple[str, ...]:
         """Return those of ``names`` that there are."""
         return tuple(name for name in names if name in self)
+
+    def holds_only_zeros(self, name: str) -> bool:
+        """Tell whether all bytes of a small tensor are zero.
+
+        Raises:
+            CheckpointError: if it is not small, or its file ends within it.
+            OSError: if it cannot be read.
+        """
+        return not any(self.content(name))
 
     def state(self, name: str) -> dict[str, object]:
         """Read a small tensor whose bytes are a JSON object.

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from airllm_rs.config import token_ids
+from airllm_rs.config import Keys, token_ids
 from airllm_rs.errors import ConfigError, UnsupportedModelError
 from airllm_rs.families.bridged import BridgedConfig
 
@@ -95,6 +95,7 @@ def bridged_config(
         hidden_act="",
         max_position_embeddings=number("max_position_embeddings", "max_seq_len", default=1 << 20),
         rope_parameters={},
+        sliding_rope_parameters=None,
         attention_bias=False,
         mlp_bias=False,
         tie_word_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
@@ -105,6 +106,7 @@ def bridged_config(
         eos_token_ids=token_ids(getattr(text, "eos_token_id", None), "config.json: eos_token_id"),
         pad_token_id=_first(getattr(text, "pad_token_id", None)),
         raw=merged,
+        keys=Keys(merged),
     )
 
 

@@ -1,0 +1,107 @@
+"""Mixtures of experts: a router picks for each token which MLPs run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from airllm_rs.layers.linear import Linear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor
+
+    Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
+    """From scores of shape (N, experts) in float32 to weights and indices of shape (N, k)."""
+
+
+class Router(Linear):
+    """Scores experts for each token and chooses some."""
+
+    def __init__(
+        self, hidden_size: int, experts: int, choose: Choose, *, bias: bool = False
+    ) -> None:
+        super().__init__(hidden_size, experts, bias=bias)
+        self._choose = choose
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Return weights in float32 and indices, both (N, k), for ``x`` of shape (N, hidden)."""
+        return self._choose(super().forward(x).float())
+
+
+class MixtureOfExperts(nn.Module):
+    """The weighted sum of what the chosen experts make of a token, and of those that always run.
+
+    All experts of a layer are read in order; those that no token chose go by.
+    """
+
+    def __init__(
+        self, gate: nn.Module, experts: Iterable[nn.Module], shared: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.gate = gate
+        self.experts = nn.ModuleList(experts)
+        self.shared_experts = shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (B, T, hidden) to the same shape."""
+        flat = x.reshape(-1, x.shape[-1])
+        weights, chosen = self.gate(flat)
+        mixed = torch.zeros_like(flat)
+        for index, expert in enumerate(self.experts):
+            token, place = (chosen == index).nonzero(as_tuple=True)
+            if not token.numel():
+                skip(expert)
+                continue
+            found = expert(flat[token]) * weights[token, place, None]
+            mixed.index_add_(0, token, found.to(mixed.dtype))
+        if self.shared_experts is not None:
+            mixed = mixed + self.shared_experts(flat)
+        return mixed.view(x.shape)
+
+
+def skip(module: nn.Module) -> None:
+    """Let what is streamed for the matrices of a module go by unused."""
+    for part in module.modules():
+        if isinstance(part, Linear):
+            part.skip()
+
+
+def most_probable(count: int, *, is_normalised: bool) -> Choose:
+    """Return what chooses the ``count`` most probable experts by softmax.
+
+    ``is_normalised`` makes the weights of a token sum to one.
+    """
+
+    def choose(scores: Tensor) -> tuple[Tensor, Tensor]:
+        weights, chosen = scores.softmax(-1).topk(count, dim=-1)
+        if is_normalised:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights, chosen
+
+    return choose
+
+
+def most_probable_of_best(count: int) -> Choose:
+    """Return what chooses the ``count`` best experts, weighted by softmax over these alone."""
+
+    def choose(scores: Tensor) -> tuple[Tensor, Tensor]:
+        best, chosen = scores.topk(count, dim=-1)
+        return best.softmax(-1), chosen
+
+    return choose
+
+
+def within_groups(scores: Tensor, groups: int, kept: int, best: int) -> Tensor:
+    """Return which experts are of the ``kept`` best of so many groups, (N, experts).
+
+    A group counts as much as its ``best`` best experts together.
+    """
+    grouped = scores.view(scores.shape[0], groups, -1)
+    totals = grouped.topk(best, dim=-1).values.sum(-1)
+    allowed = torch.zeros_like(totals, dtype=torch.bool)
+    allowed.scatter_(1, totals.topk(kept, dim=-1).indices, value=True)
+    return allowed[:, :, None].expand_as(grouped).reshape(scores.shape)
