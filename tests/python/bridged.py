@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from airllm_rs.families import FAMILIES
 from tiny import END, VOCAB
 
 if TYPE_CHECKING:
@@ -56,11 +55,6 @@ class Kind:
     order: Order = "layers"
     keeps_tokens: bool = True
     """Whether it can go on from a cache; one that cannot runs all tokens again."""
-
-    @property
-    def is_bridged(self) -> bool:
-        """Whether it has no family of its own here, which it may get some day."""
-        return self.model_type not in FAMILIES
 
 
 def _kinds(*listed: Kind) -> dict[str, Kind]:
@@ -516,5 +510,4 @@ def rows() -> list[dict[str, str]]:
             + (", cached decode" if kind.keeps_tokens else " (all tokens run again at every step)"),
         }
         for kind in KINDS.values()
-        if kind.is_bridged
     ]

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from airllm_rs import _core
 from airllm_rs.auto.bridging import read_any_config, understand
-from airllm_rs.auto.executor import build_executor, configuration
+from airllm_rs.auto.executor import build_executor
 from airllm_rs.checkpoint import ModelFiles, open_checkpoint
 from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
@@ -20,8 +20,10 @@ from airllm_rs.errors import BudgetError
 from airllm_rs.executors.bridged import BridgedExecutor
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.generation.causal_lm import CausalLM
+from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
 from airllm_rs.memory.arithmetic import compute_dtype
+from airllm_rs.models.bridge import bridged_config
 from airllm_rs.weights.dtypes import TORCH_DTYPES
 from airllm_rs.weights.readahead import open_readahead, unit_parts
 from airllm_rs.weights.rows import row_reader
@@ -79,15 +81,12 @@ def make_plan(
     arithmetic: str,
     context: int = 256,
     sequences: int = 4,
-    overrides: Mapping[str, object] | None = None,
     config: ModelConfig | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> MemoryPlan:
     """Plan a tiny model with plenty of memory, but what ``mode`` leaves to weights."""
-    config = (
-        understand(read_any_config(files.config, overrides), files, arithmetic)[0]
-        if config is None
-        else config
-    )
+    if config is None:
+        config, _, _ = understand(read_any_config(files.config, overrides), files, arithmetic)
     request = PlanRequest(
         budget_bytes=ROOM,
         baseline_bytes=0,
@@ -116,6 +115,7 @@ def load(
     engine: str | None = None,
     context: int = 256,
     overrides: Mapping[str, object] | None = None,
+    bridged: bool = False,
 ) -> Iterator[CausalLM]:
     """Load the checkpoint in ``path``; without an ``engine`` the strict readahead of tests reads.
 
@@ -126,12 +126,14 @@ def load(
         engine: The I/O engine of the extension's readahead.
         context: Tokens that the plan holds, of each of four sequences.
         overrides: Keys laid over config.json.
+        bridged: Run transformers' own layers, whether there are ours or not.
     """
     files = open_files(path)
     code = compute_dtype(files.main_dtype, requested, bf16_arithmetic=True)
     dtype = TORCH_DTYPES[code]
     way = MODES[mode]
-    parsed, family, _ = understand(read_any_config(files.config, overrides), files, code)
+    read = bridged_config if bridged else read_any_config
+    parsed, _, _ = understand(read(files.config, overrides), files, code)
     made = make_plan(files, way, arithmetic=code, context=context, config=parsed)
     if engine is None:
         readahead: _core.Readahead | FakeReadahead = FakeReadahead(
@@ -150,10 +152,10 @@ def load(
         made,
         readahead,  # type: ignore[arg-type]
         compute_dtype=dtype,
-        gather=row_reader(files, family.table_name(parsed), compute_dtype=dtype),
+        gather=row_reader(files, made.layers[0].tensors[0].name, compute_dtype=dtype),
         prefetching=way.prefetching,
     )
-    config = configuration(parsed, dtype)
+    config = transformers_config(parsed, dtype)
     defaults = GenerationConfig.from_model_config(config)
     model = CausalLM(config, executor, generation_config=defaults)
     try:
@@ -169,7 +171,7 @@ def streaming(model: CausalLM) -> StreamingExecutor:
     return executor
 
 
-def bridged(model: CausalLM) -> BridgedExecutor:
+def bridged_executor(model: CausalLM) -> BridgedExecutor:
     """Return the executor of a model whose layers are those of transformers."""
     executor = model.executor
     assert isinstance(executor, BridgedExecutor)

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from airllm_rs.executors.bridged import BridgedExecutor
 from airllm_rs.executors.streaming import StreamingExecutor
 from airllm_rs.families.bridged import BridgedConfig
-from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.models import build_model
-from airllm_rs.models.bridge import hf_config
 from airllm_rs.weights.followed import FollowedSource
 from airllm_rs.weights.source import WeightSource
 
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import torch
-    from transformers import PreTrainedConfig
 
     from airllm_rs.checkpoint import ModelFiles
     from airllm_rs.config import ModelConfig
@@ -62,10 +59,3 @@ def build_executor(
     return StreamingExecutor(
         build_model(config), weights, plan, gather=gather, on_layer=on_layer, watch=watch
     )
-
-
-def configuration(config: ModelConfig, dtype: torch.dtype) -> PreTrainedConfig:
-    """Return the configuration as transformers knows it, with the dtype of the arithmetic."""
-    if isinstance(config, BridgedConfig):
-        return hf_config(config)
-    return transformers_config(config, dtype)

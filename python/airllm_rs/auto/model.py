@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Self
 import torch
 from transformers import GenerationConfig
 
-from airllm_rs.auto.executor import build_executor, configuration
+from airllm_rs.auto.executor import build_executor
 from airllm_rs.auto.pace import DecodePace
 from airllm_rs.auto.prompts import Sampling, encode
 from airllm_rs.auto.text_stream import TextStream
 from airllm_rs.auto.watch import SweepWatch
 from airllm_rs.checkpoint import tokenizer_directory
 from airllm_rs.generation.causal_lm import CausalLM
+from airllm_rs.generation.configuration import transformers_config
 from airllm_rs.memory import record_baseline
 from airllm_rs.stats import IoCounters, MemoryCounters, PeakMemory, RunCounters, process_memory
 from airllm_rs.stats.cgroup import cgroup_bytes, memory_cgroup
@@ -47,8 +48,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
         """Build the modules of ``opened`` on top of ``readahead``, which is reading already."""
         files, plan = opened.files, opened.plan
         dtype = TORCH_DTYPES[opened.compute_dtype]
-        table = opened.family.table_name(opened.config)
-        gather = row_reader(files, table, compute_dtype=dtype)
+        gather = row_reader(files, plan.layers[0].tensors[0].name, compute_dtype=dtype)
         peak = PeakMemory()
         pace = DecodePace(readahead.progress)
         watch = SweepWatch(progress, peak, records=opened.options.trace, on_sweep=pace.note_sweep)
@@ -63,7 +63,7 @@ class Model(CausalLM):  # type: ignore[no-untyped-call]
             on_layer=watch.on_layer,
             watch=watch.watch,
         )
-        config = configuration(opened.config, dtype)
+        config = transformers_config(opened.config, dtype)
         super().__init__(config, executor, generation_config=_generation_config(opened, config))
         self.opened = opened
         self._gather = gather

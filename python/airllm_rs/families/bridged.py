@@ -40,8 +40,6 @@ class BridgedFamily(Family):
     decoder: object = _no_tensors  # type: ignore[assignment]
     found: tuple[Layer, ...] = ()
     """In order of use; tensors have the names of the checkpoint."""
-    table: str = ""
-    """The embedding table, as the checkpoint calls it."""
     unused: tuple[str, ...] = ()
     """Tensors that no rule says may be there."""
     left_out: tuple[str, ...] = ()
@@ -52,8 +50,6 @@ class BridgedFamily(Family):
     """What layers keep of a sequence whatever its length, all together."""
     assembled_numbers: int = 0
     """The most weights that one layer puts together in memory at a time."""
-    score_heads: int = 0
-    """Heads whose attention weights are a tensor; 0 where a kernel keeps none."""
     cuts_prompts: bool = True
     """Whether a prompt may be run in chunks."""
     why_by_chunk: str = ""
@@ -65,10 +61,6 @@ class BridgedFamily(Family):
     def keeps_states_alone(self) -> bool:
         """Whether no layer keeps keys and values."""
         return self.state_numbers > 0 and self.kv_numbers == 0
-
-    def table_name(self, config: ModelConfig) -> str:
-        """Return the name of the embedding table."""
-        return self.table
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """Return the layers in order of use."""
@@ -98,8 +90,6 @@ class BridgedFamily(Family):
             extra = rows * (6 * widest * item + 4 * widest * 4)
         if not self.why_by_chunk:
             extra += min(context * context * sequences * 4, RECORDED_BYTES)
-        # scores, their softmax in float32, and its copy in the dtype of the values
-        extra += self.score_heads * rows * context * (2 * item + 4)
         # weights as they are stored beside what is made of them
         extra += 2 * self.assembled_numbers * item
         # a cache that grows by copying has its largest layer twice

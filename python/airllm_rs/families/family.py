@@ -21,9 +21,8 @@ HEAD = "lm_head.weight"
 _PLAIN_RULES = ConfigRules()
 
 Kind = Literal["embedding", "decoder", "other", "norm", "head"]
-Placement = Literal["planned", "table", "resident", "gathered"]
-"""Who decides what stays in memory: the plan; the plan, which may look its rows up on disk instead;
-nobody, it stays; nobody, its rows are looked up."""
+Placement = Literal["planned", "resident", "gathered"]
+"""Who decides what stays in memory: the plan; nobody, it stays; nobody, its rows are looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class Family:
         is the embedding table, under the name of the embedding table.
         """
         size = (config.vocab_size, config.hidden_size)
-        table = TensorSpec(self.table_name(config), size, "weight", placement="table")
+        table = TensorSpec(_placed(self.embedding, config.prefix), size, "weight")
         head = TensorSpec(_placed(self.head, config.prefix), size, "weight")
         norm = TensorSpec(_placed(self.norm, config.prefix), (config.hidden_size,), "weight")
         return (
@@ -103,10 +102,6 @@ class Family:
             Layer("norm", "norm", (norm,)),
             Layer("lm_head", "head", (table if config.tie_word_embeddings else head,)),
         )
-
-    def table_name(self, config: ModelConfig) -> str:
-        """Return the name of the embedding table."""
-        return _placed(self.embedding, config.prefix)
 
     def _decoder(self, config: ModelConfig, index: int) -> tuple[TensorSpec, ...]:
         prefix = _placed(self.layer_prefix.format(index), config.prefix)

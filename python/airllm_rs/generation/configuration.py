@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from airllm_rs.families.bridged import BridgedConfig
+from airllm_rs.models.bridge import hf_config
+
 if TYPE_CHECKING:
     import torch
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 def transformers_config(config: ModelConfig, dtype: torch.dtype) -> PreTrainedConfig:
     """Return the configuration as transformers parses it; a plain one of a kind it has not."""
+    if isinstance(config, BridgedConfig):
+        return hf_config(config)
     if config.model_type in CONFIG_MAPPING:
         raw = {**config.raw, "dtype": dtype}
         return AutoConfig.for_model(**raw)  # type: ignore[arg-type]

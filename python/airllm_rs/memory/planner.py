@@ -243,7 +243,7 @@ class _Demand:
         return demand.kv_bytes(self.config, family_of(self.config), self.shape(chunk))
 
     def activation_bytes(self, chunk: int, *, layer_major: bool) -> int:
-        family, shape = family_of(self.config), self.shape(chunk)
+        shape, family = self.shape(chunk), family_of(self.config)
         always = demand.activation_bytes(self.config, family, shape, layer_major=layer_major)
         return always + family.beside_bytes(
             self.config,

@@ -137,7 +137,8 @@ def build_units(
     Row blocks depend on ``max_unit_bytes`` alone, so that products are the same whatever is
     resident and however units are grouped.
     """
-    builder = _Builder(files, limits)
+    (table,) = layers[0].tensors
+    builder = _Builder(files, limits, table.name)
     for number, layer in enumerate(layers):
         if layer.kind == "embedding" and tied:
             continue  # its units are the head's
@@ -169,8 +170,9 @@ def build_units(
 class _Builder:
     """Collects units and numbers them."""
 
-    def __init__(self, files: Tensors, limits: PlanLimits) -> None:
+    def __init__(self, files: Tensors, limits: PlanLimits, table: str) -> None:
         self.units: list[Unit] = []
+        self._table = table
         self._files = files
         self._limits = limits
 
@@ -213,7 +215,8 @@ class _Builder:
         if spec.placement == "resident":
             return []
         # a table is looked up by rows; it is a matrix however small it is
-        least = 0 if spec.placement == "table" else self._limits.resident_below
+        is_table = spec.name == self._table
+        least = 0 if is_table else self._limits.resident_below
         return [part for part in weight.parts if part.info.nbytes >= least]
 
     def _small_pieces(self, spec: TensorSpec) -> list[Piece]:

@@ -216,8 +216,7 @@ class WeightSource:
         self._order = plan.order
         self._streamable = frozenset(plan.order)
         self._converts_all = plan.resident_dtype == "compute"
-        looked_up = [plan.units[index] for index in plan.inputs.table.embedding]
-        self._table = looked_up[0].weights[0] if looked_up else None
+        self._table = None if plan.tied else plan.layers[0].tensors[0].name
         self._scratch = torch.empty(0, dtype=compute_dtype)
         self._repacker = Repacker()
         self._leases: dict[int, _core.Lease] = {}

@@ -87,7 +87,7 @@ def attach(
     )
     compute_buffers(bridged.skeleton.model)
     _read_buffers(bridged, read)
-    maker = _Maker(attached, family.table, plan, gather, rows_of)
+    maker = _Maker(attached, family.embedding, plan, gather, rows_of)
     for name in bridged.parameters.values():
         maker.place(name)
     return attached

@@ -77,17 +77,18 @@ def bridge(config: BridgedConfig, files: NamedWeights, dtype: torch.dtype) -> Br
     assembled = placing.assembled_numbers
     is_eager = skeleton.model.config.get_text_config(decoder=True)._attn_implementation == "eager"
     by_chunk = traced.why_by_chunk
+    heads = config.num_attention_heads
     cuts = traced.cache is not None and not state and not rope
     family = BridgedFamily(
         model_type=config.model_type,
         found=layers,
-        table=placing.table,
+        embedding=placing.table,
+        scores_heads=lambda _: heads if is_eager else 0,
         unused=names.unused,
         left_out=names.left_out,
         kv_numbers=kv,
         state_numbers=state,
         assembled_numbers=assembled,
-        score_heads=config.num_attention_heads if is_eager else 0,
         cuts_prompts=cuts,
         why_by_chunk=by_chunk,
         skeleton=Bridged(
@@ -176,7 +177,7 @@ class _Placing:
     def layers(self) -> tuple[Layer, ...]:
         """Return the layers in order of use."""
         count = len(self._skeleton.layers)
-        embedding = Layer("embed_tokens", "embedding", self._specs([self._table], "table"))
+        embedding = Layer("embed_tokens", "embedding", self._specs([self._table], "planned"))
         inside = {self._table, self._head}
         ordered = [name for name in self._where if name not in inside]
         groups: dict[int, list[str]] = {}
@@ -190,7 +191,7 @@ class _Placing:
                 found.append(Layer(f"layers.{where}", "decoder", specs))
             elif specs:
                 found.append(Layer("outputs" if where == count else "inputs", "other", specs))
-        head = self._specs([self._head], "table" if self.is_tied else "planned")
+        head = self._specs([self._head], "planned")
         return (*found, Layer("lm_head", "head", head))
 
     def _layer(self, names: Sequence[str], taken: set[str]) -> tuple[TensorSpec, ...]:

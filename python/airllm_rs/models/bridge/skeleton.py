@@ -94,9 +94,8 @@ def bridged_config(
         rms_norm_eps=1e-6,
         hidden_act="",
         max_position_embeddings=number("max_position_embeddings", "max_seq_len", default=1 << 20),
-        sliding_rope_parameters=None,
-        keys=Keys({}),
         rope_parameters={},
+        sliding_rope_parameters=None,
         attention_bias=False,
         mlp_bias=False,
         tie_word_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
@@ -107,6 +106,7 @@ def bridged_config(
         eos_token_ids=token_ids(getattr(text, "eos_token_id", None), "config.json: eos_token_id"),
         pad_token_id=_first(getattr(text, "pad_token_id", None)),
         raw=merged,
+        keys=Keys(merged),
     )
 
 
