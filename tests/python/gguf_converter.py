@@ -106,6 +106,7 @@ def convert(
     *,
     kind: gguf.GGMLQuantizationType = F32,
     splits_kv_b: bool = True,
+    stacks_experts: bool = True,
 ) -> Path:
     """Write a checkpoint as a GGUF file; its tokenizer is a placeholder.
 
@@ -115,6 +116,7 @@ def convert(
         tensors: By the checkpoint's names.
         kind: Of matrices whose rows are whole blocks.
         splits_kv_b: Whether DeepSeek's files are those of converters since April 2025.
+        stacks_experts: Whether Mixtral's are those of converters since April 2024.
     """
     sizes = Sizes(config)
     arch = NAMES[sizes.family]
@@ -127,7 +129,11 @@ def convert(
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert theirs is not None, name
         data = np.ascontiguousarray(tensor, np.float32)
-        if data.ndim == 1 or kind == F32 or data.shape[-1] % block or name.endswith("bias"):
+        if not stacks_experts and data.ndim == 3:
+            stem, suffix = theirs.replace("_exps", "").rsplit(".", 1)
+            for number, one in enumerate(data):
+                writer.add_tensor(f"{stem}.{number}.{suffix}", one)
+        elif data.ndim == 1 or kind == F32 or data.shape[-1] % block or name.endswith("bias"):
             writer.add_tensor(theirs, data)
         else:
             writer.add_tensor(theirs, gguf.quantize(data, kind), raw_dtype=kind)
@@ -145,7 +151,7 @@ def convert(
 
 def _modified(sizes: Sizes, tensors: Tensors, *, splits_kv_b: bool) -> Iterator[tuple[str, Array]]:
     """Yield what the converter makes of tensors, under names that the tables know."""
-    config, family = sizes.config, sizes.family
+    family = sizes.family
     stacks: dict[tuple[str, str], dict[int, Array]] = {}
     change = _CHANGES.get(family)
     for name, tensor in tensors.items():

@@ -28,16 +28,12 @@ def _llama(facts: Facts) -> Model:
     rope = rope_parameters(facts, shape)
     if facts.metadata.token_id("expert_count"):
         return _mixtral(facts, shape, rope)
-    qkv_bias, output_bias = facts.has("attn_q.bias"), facts.has("attn_output.bias")
-    mlp_bias = facts.has("ffn_gate.bias")
+    attention_bias, mlp_bias = facts.has("attn_q.bias"), facts.has("ffn_gate.bias")
     model_type, model_class = "llama", "LlamaForCausalLM"
-    keys: dict[str, object] = {"attention_bias": qkv_bias, "mlp_bias": mlp_bias, **rope}
-    if qkv_bias and not output_bias and not mlp_bias:
-        model_type, model_class = "internlm3", "InternLM3ForCausalLM"
-        keys |= {"qkv_bias": True, "bias": False}
+    keys: dict[str, object] = {"attention_bias": attention_bias, "mlp_bias": mlp_bias, **rope}
     # Mistral's files say that they are Llama's; only Mistral's have a window in every layer
     if window := facts.metadata.token_id("attention.sliding_window"):
-        if qkv_bias or mlp_bias:
+        if attention_bias or mlp_bias:
             raise UnsupportedModelError(
                 f"{facts.path}: a sliding window and biases, which Mistral has not: "
                 "cannot be imported"
@@ -51,10 +47,7 @@ def _llama(facts: Facts) -> Model:
         lambda _: pre_norm(
             shape,
             attention(
-                shape,
-                permuted=True,
-                qkv_bias=qkv_bias,
-                output_bias=qkv_bias and model_type != "internlm3",
+                shape, permuted=True, qkv_bias=attention_bias, output_bias=attention_bias
             ),
             gated_mlp(shape, bias=mlp_bias),
         ),

@@ -93,24 +93,20 @@ def _qwen3_moe(facts: Facts) -> Model:
     metadata, shape, bias = facts.metadata, facts.shape(), facts.has("attn_q.bias")
     count = metadata.required_count("expert_count")
     inner = metadata.required_count("expert_feed_forward_length")
-    dense = [n for n in range(shape.layers) if not facts.has("ffn_gate_inp.weight", n)]
     keys = {
         "attention_bias": bias,
         "num_experts": count,
         "num_experts_per_tok": metadata.required_count("expert_used_count"),
         "moe_intermediate_size": inner,
-        "mlp_only_layers": dense,
         "decoder_sparse_step": 1,
-        "norm_topk_prob": metadata.flag("expert_weights_norm", True),
+        "norm_topk_prob": True,  # llama.cpp knows no other
         **_without_window(facts),
         **rope_parameters(facts, shape),
     }
 
-    def layer(index: int) -> list[Part]:
-        mlp = gated_mlp(shape)
-        if index not in dense:
-            mlp = linear("ffn_gate_inp", "mlp.gate", count, shape.hidden)
-            mlp += experts(count, inner, shape.hidden)
+    def layer(_index: int) -> list[Part]:
+        router = linear("ffn_gate_inp", "mlp.gate", count, shape.hidden)
+        mlp = [*router, *experts(count, inner, shape.hidden)]
         return pre_norm(shape, _normed_attention(shape, bias=bias), mlp)
 
     return Model("qwen3_moe", "Qwen3MoeForCausalLM", shape, layer, keys)
