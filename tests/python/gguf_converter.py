@@ -83,9 +83,7 @@ class Sizes:
     @property
     def kv_heads(self) -> int:
         """Heads of keys."""
-        return int(
-            self.first("multi_query_group_num", "num_key_value_heads", default=self.heads)
-        )
+        return int(self.first("multi_query_group_num", "num_key_value_heads", default=self.heads))
 
     @property
     def head_dim(self) -> int:
@@ -107,6 +105,7 @@ def convert(
     kind: gguf.GGMLQuantizationType = F32,
     splits_kv_b: bool = True,
     stacks_experts: bool = True,
+    part_tensors: int = 0,
 ) -> Path:
     """Write a checkpoint as a GGUF file; its tokenizer is a placeholder.
 
@@ -116,11 +115,12 @@ def convert(
         tensors: By the checkpoint's names.
         kind: Of matrices whose rows are whole blocks.
         splits_kv_b: Whether DeepSeek's files are those of converters since April 2025.
+        part_tensors: How many tensors a part has of a model that is split; 0 for one file.
         stacks_experts: Whether Mixtral's are those of converters since April 2024.
     """
     sizes = Sizes(config)
     arch = NAMES[sizes.family]
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch], split_max_tensors=part_tensors)
     _write_keys(writer, sizes, splits_kv_b=splits_kv_b)
     _write_vocabulary(writer, int(sizes.first("padded_vocab_size", "vocab_size")))
     names = gguf.get_tensor_name_map(arch, sizes.layers)
@@ -248,9 +248,8 @@ def _rope_factors(sizes: Sizes) -> Iterator[tuple[str, list[float]]]:
 
 def _write_keys(writer: gguf.GGUFWriter, sizes: Sizes, *, splits_kv_b: bool) -> None:
     config, family = sizes.config, sizes.family
-    writer.add_context_length(
-        sizes.first("seq_length", "max_position_embeddings", "model_max_length")
-    )
+    lengths = ("max_position_embeddings", "seq_length", "model_max_length")
+    writer.add_context_length(sizes.first(*lengths))
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(sizes.first("ffn_hidden_size", "intermediate_size"))
     writer.add_block_count(sizes.layers)
@@ -354,6 +353,8 @@ def _write_expert_keys(writer: gguf.GGUFWriter, sizes: Sizes) -> None:
     inner = sizes.first("moe_intermediate_size")
     if sizes.family == "gpt_oss":
         inner = sizes.config["intermediate_size"]
+    if further := sizes.first("nextn_predict_layers"):
+        writer.add_nextn_predict_layers(further)
     if inner is not None:
         writer.add_expert_feed_forward_length(inner)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch_file
 
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.errors import UnsupportedModelError
@@ -17,8 +18,8 @@ from airllm_rs.families import read_config
 from airllm_rs.families.baichuan import has_norm_head
 from gguf_converter import NAMES, convert
 from loading import load
-from models.architectures import ROWS, SCENARIOS, Row
 from models import in_tree
+from models.architectures import ROWS, SCENARIOS, Row
 from models.originals import cases, llama_cpp
 from models.originals.cases import CASES
 from models.test_families import run
@@ -85,7 +86,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Row], Path]:
         if row.name not in paths:
             path = tmp_path_factory.mktemp(row.family)
             others = AS_PUBLISHED.get(row.name)
-            paths[row.name] = in_tree.write(row.name, path, **others) if others else row.write(path)
+            paths[row.name] = (
+                in_tree.write(row.name, path, others=others) if others else row.write(path)
+            )
         return paths[row.name]
 
     return write
@@ -241,47 +244,131 @@ def test_packed_logits_are_the_judges_with_the_same_numbers(
     assert differences(path, row, wants, "ring below a layer") <= PACKED_TOLERANCE
 
 
+@pytest.mark.parametrize("engine", ["buffered", "direct", "uring"])
+@pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v3"])
+def test_experts_are_read_from_within_their_tensor(
+    name: str, engine: str, written: Callable[[Row], Path], tmp_path: Path
+) -> None:
+    row = ROWS[name]
+    checkpoint = written(row)
+    path = convert(tmp_path / "a.gguf", *contents(checkpoint))
+    want = row.oracle(checkpoint, "prefill")
+    with load(path, "streamed", engine=engine) as model:
+        got = run(model, row, "prefill").double()
+    assert float((got - want).abs().max() / want.abs().max()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "phi3, partial longrope"])
+def test_models_are_whole_that_are_split_into_parts(
+    name: str, written: Callable[[Row], Path], tmp_path: Path
+) -> None:
+    row = ROWS[name]
+    checkpoint = written(row)
+    convert(tmp_path / "a.gguf", *contents(checkpoint), part_tensors=7)
+    parts = sorted(tmp_path.glob("a-*-of-*.gguf"))
+    assert len(parts) > 3
+    wants = wanted(row, checkpoint)
+    assert differences(parts[1], row, wants, "streamed") <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", AS_PUBLISHED)
+def test_norms_of_gemma_are_the_checkpoints_in_bfloat16(name: str, tmp_path: Path) -> None:
+    checkpoint = in_tree.write(name, tmp_path / "a", torch.bfloat16, others=AS_PUBLISHED[name])
+    config = json.loads((checkpoint / "config.json").read_text())
+    loaded = load_torch_file(checkpoint / "model.safetensors")
+    tensors = {key: tensor.float().numpy() for key, tensor in loaded.items()}
+    path = convert(tmp_path / "a.gguf", config, tensors, kind=gguf.GGMLQuantizationType.BF16)
+    logits = []
+    for source in (checkpoint, path):
+        with load(source, "streamed", requested="BF16") as model:
+            logits.append(run(model, ROWS[name], "decode"))
+    assert torch.equal(*logits)
+
+
+def test_layers_that_guess_further_tokens_are_left_out(
+    written: Callable[[Row], Path], tmp_path: Path
+) -> None:
+    row = ROWS["deepseek_v3"]
+    checkpoint = written(row)
+    config, tensors = contents(checkpoint)
+    further = {
+        name.replace("layers.2.", "layers.3."): tensor
+        for name, tensor in tensors.items()
+        if "layers.2." in name
+    }
+    config |= {"num_hidden_layers": 4, "nextn_predict_layers": 1}
+    path = convert(tmp_path / "a.gguf", config, tensors | further)
+    assert differences(path, row, wanted(row, checkpoint), "streamed") <= TOLERANCE
+
+
 def representable(name: str, tensor: Array, kind: str) -> Array:
     """Return what becomes of a matrix that is packed and unpacked; vectors as they are."""
     quantized = gguf.GGMLQuantizationType[kind]
     block, _ = gguf.GGML_QUANT_SIZES[quantized]
-    is_transposed = tensor.ndim == 3 and "gate_up_proj" in name or name.endswith("down_proj")
+    is_transposed = (tensor.ndim == 3 and "gate_up_proj" in name) or name.endswith("down_proj")
     rows = np.ascontiguousarray(tensor.swapaxes(1, 2) if is_transposed else tensor)
     if tensor.ndim == 1 or name.endswith("bias") or rows.shape[-1] % block:
         return tensor
-    for _ in range(4):  # until packing once more changes nothing
-        before, rows = rows, gguf.dequantize(gguf.quantize(rows, quantized), quantized)
-    np.testing.assert_array_equal(rows, before)
+    for _ in range(3):
+        rows = gguf.dequantize(gguf.quantize(rows, quantized), quantized)
+    again = gguf.dequantize(gguf.quantize(rows, quantized), quantized)
+    np.testing.assert_array_equal(rows, again)
     return np.ascontiguousarray(rows.swapaxes(1, 2) if is_transposed else rows)
 
 
 # llama.cpp itself.
 
-# What it does otherwise, each a limit of its own and not of the file.
+# What it does otherwise, or not at all; each is a limit of its own and not of the file.
 NOT_RUN = {
-    "mistral": "it ignores the window of a file that says llama",
+    "mistral": "it does not see the window of a file that says llama",
     "mixtral, window": "as above",
     "phi3, window": "it has switched the window of phi3 off",
+    "deepseek_v2": "it counts groups by their two best experts, as V3 does; V2 by the best",
+    "internlm2, biases": "it knows no biases there",
 }
+# It takes what has no latents of queries for the small one, which has so many layers.
+LITE = 27
+NEAR = 1e-4
+# It takes GELU from a table of half floats; and in so many layers of random weights rounding grows:
+# transformers in float32 is 1.3e-3 from itself in float64.
+NEARLY = dict.fromkeys(
+    ("gemma2", "gemma3_text", "deepseek_v2, no q_lora", "deepseek_v3, no q_lora"), 3e-3
+)
 
 
 @pytest.mark.originals
 @pytest.mark.skipif(
     not llama_cpp.is_installed(), reason="xllamacpp is not here: make test-originals"
 )
-@pytest.mark.parametrize("name", [*(row.name for row in IN_FILES if row.name not in NOT_RUN), *LAYERS])
+@pytest.mark.parametrize(
+    "name", [*(row.name for row in IN_FILES if row.name not in NOT_RUN), *LAYERS]
+)
 def test_llama_cpp_says_the_same_of_the_file(
     name: str, written: Callable[[Row], Path], tmp_path: Path
 ) -> None:
     row = ROWS[name]
     if name in LAYERS:
         config, tensors = of_layers(name, LAYERS[name])
+        if name.startswith("baichuan2"):  # llama.cpp has no such head: normalised twice is once
+            rows = tensors["lm_head.weight"]
+            tensors["lm_head.weight"] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    elif "no q_lora" in name:
+        checkpoint = in_tree.write(name, tmp_path / "lite", others={"num_hidden_layers": LITE})
+        config, tensors = contents(checkpoint)
     else:
         config, tensors = contents(written(row))
+    if name == "qwen, no ntk, no logn":  # it runs no prompt that is longer than the file says
+        config |= {"max_position_embeddings": 64}
     path = convert(tmp_path / "a.gguf", config, tensors)
-    with load(path, "streamed") as model, torch.no_grad():
+    overrides: dict[str, object] = {}
+    if name.startswith("baichuan2"):
+        overrides = {"norm_head": True}
+    elif name == "gpt_oss":  # it rounds the bounds of what YaRN scales
+        rope = read_config(open_checkpoint(path).config).rope_parameters
+        overrides = {"rope_parameters": {**rope, "truncate": True}}
+    with load(path, "streamed", overrides=overrides) as model, torch.no_grad():
         ours = model(row.ids).logits[:, -1].double().log_softmax(-1).numpy()
     theirs = llama_cpp.next_logprobs(path, row.ids.numpy(), ours.shape[-1])
     difference = float(np.abs(ours - theirs).max())
     print(f"{name}: {difference:.1e}")  # noqa: T201 - shown by pytest -s
-    assert difference <= 1e-4
+    assert difference <= NEARLY.get(name, NEAR)

@@ -46,9 +46,7 @@ def _llama(facts: Facts) -> Model:
         shape,
         lambda _: pre_norm(
             shape,
-            attention(
-                shape, permuted=True, qkv_bias=attention_bias, output_bias=attention_bias
-            ),
+            attention(shape, permuted=True, qkv_bias=attention_bias, output_bias=attention_bias),
             gated_mlp(shape, bias=mlp_bias),
         ),
         keys,
