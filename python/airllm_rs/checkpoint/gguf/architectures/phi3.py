@@ -58,6 +58,7 @@ def _rope(facts: Facts, shape: Shape) -> dict[str, object]:
         # the decimals that people wrote, not their neighbours in float32
         factors[key] = [float(str(factor)) for factor in vector]
     if not factors:
+        facts.metadata.require_neutral("rope.scaling.attn_factor", 1)
         return found
     if len(factors) == 1:
         raise CheckpointError(f"{facts.path} has only one of {_LONG} and {_SHORT}")
