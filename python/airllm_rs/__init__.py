@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import TYPE_CHECKING
 
@@ -41,8 +40,6 @@ __all__ = [
     "__version__",
     "inspect",
 ]
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if _core.__build_profile__ == "debug":
     warnings.warn("this is a debug build: its timings mean nothing", RuntimeWarning, stacklevel=2)

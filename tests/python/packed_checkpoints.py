@@ -27,10 +27,12 @@ SHAPE: dict[str, object] = {
 }
 
 
-def packed_checkpoint(path: Path, name: str, model_type: str = "llama") -> tuple[Path, Path]:
+def packed_checkpoint(
+    path: Path, name: str, model_type: str = "llama", **shape: object
+) -> tuple[Path, Path]:
     """Write a checkpoint whose linears are packed, and one of what they mean; return both."""
     settings, encode, _ = FORMATS[name]
-    plain = tiny_checkpoint(model_type, path / "plain", **SHAPE)  # type: ignore[arg-type]
+    plain = tiny_checkpoint(model_type, path / "plain", **{**SHAPE, **shape})  # type: ignore[arg-type]
     weights = load_file(plain / "model.safetensors")
     tensors: dict[str, torch.Tensor] = {}
     for key, tensor in list(weights.items()):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint import cache_directory, open_checkpoint
+from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.checkpoint.splits import find_split, is_split
 from airllm_rs.errors import AirLLMError, StoreError
 from airllm_rs.families import understand
@@ -120,11 +122,15 @@ def _name(directory: Path) -> str:
 
 
 def _stores(directory: Path, options: LoadOptions) -> Iterator[Store]:
-    """Return the stores of the wanted scheme that were made of a checkpoint, by its name."""
+    """Return the stores of the wanted scheme that were made of a checkpoint, the latest first.
+
+    They are found by its name: its files, which tell one state of it from another, may be gone.
+    """
     found = hub_snapshot(directory)
     name, commit = found or (str(directory.resolve()), None)
     home = _home(options)
-    for path in sorted(home.glob(f"{_name(directory)}-*")) if home.is_dir() else ():
+    places = home.glob(f"{escape(_name(directory))}-*") if home.is_dir() else ()
+    for path in sorted(places, key=_made_ns, reverse=True):
         try:
             store = read_store(path)
         except (AirLLMError, OSError):
@@ -133,3 +139,10 @@ def _stores(directory: Path, options: LoadOptions) -> Iterator[Store]:
             continue
         if store.source.get("name") == name and store.source.get("commit") == commit:
             yield store
+
+
+def _made_ns(store: Path) -> int:
+    try:
+        return (store / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return 0

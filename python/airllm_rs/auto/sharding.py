@@ -11,15 +11,18 @@ from airllm_rs.auto.opening import open_files
 from airllm_rs.checkpoint import hub
 from airllm_rs.checkpoint.model_files import read_json
 from airllm_rs.checkpoint.opening import local
+from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.checkpoint.remote import look_at
+from airllm_rs.errors import StoreError
 from airllm_rs.families import read_config, understand
 from airllm_rs.memory import choose_budget
 from airllm_rs.store import StoreRequest, check_scheme, make_store
 from airllm_rs.store.downloading import DownloadRequest, make_while_downloading
+from airllm_rs.store.making import refuse_what_is_quantised
 from airllm_rs.store.registry import register
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from airllm_rs.auto.options import LoadOptions
@@ -84,13 +87,24 @@ def _while_downloading(
     repo_id = fspath(path_or_id)
     if local(path_or_id) is not None:
         raise ValueError(f"while_downloading needs a hub id, and {repo_id} is here: leave it out")
+
+    def check(raw: Mapping[str, object]) -> None:
+        read_config(raw, options.config_overrides)
+        method = method_of(raw)
+        if method is not None:
+            refuse_what_is_quantised(repo_id, (method,), scheme)
+            raise StoreError(
+                f"{repo_id} is quantised already ({method}), and what its tensors mean is told by "
+                "whole files: leave while_downloading out"
+            )
+
     # configuration and tokenizer, as if the weights were there
     snapshot = hub.download(
         repo_id,
         revision=options.revision,
         cache_dir=Path(options.cache_dir) if options.cache_dir is not None else None,
         token=options.hf_token,
-        check=lambda raw: read_config(raw, options.config_overrides),
+        check=check,
         has_weights=lambda _directory: True,
         progress=progress,
     )

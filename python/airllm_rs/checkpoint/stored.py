@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs.errors import UnsupportedModelError
@@ -95,11 +94,6 @@ class StoredWeight:
     """What has to be added to the numbers of a vector, in float32: GGUF's norms of Gemma."""
     aside: tuple[str, ...] = ()
     """Tensors that belong to it and that nothing reads when it is used."""
-
-    @property
-    def matrix_shape(self) -> tuple[int, int]:
-        """What kernels take it for, (rows, columns): a vector is one row."""
-        return prod(self.shape[:-1]), self.shape[-1]
 
     @property
     def nbytes(self) -> int:

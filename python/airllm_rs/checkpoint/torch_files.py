@@ -51,6 +51,11 @@ def sources(directory: Path) -> list[Path]:
     return [path for path in (directory / "pytorch_model.bin",) if path.exists()]
 
 
+def conversion(directory: Path, target: Path | None = None) -> Path:
+    """Return where `convert` puts what it makes of ``directory``."""
+    return converted_directory(directory.resolve().name, sources(directory), target)
+
+
 def convert(directory: Path, target: Path | None = None, *, progress: Progress) -> Path:
     """Return a directory with the same tensors as safetensors, made if it does not exist.
 
@@ -66,8 +71,7 @@ def convert(directory: Path, target: Path | None = None, *, progress: Progress) 
         CheckpointError: if a file is broken, or holds what only executing code could load.
         NotEnoughSpaceException: if the result would not fit on the disk.
     """
-    files = sources(directory)
-    result = converted_directory(directory.resolve().name, files, target)
+    files, result = sources(directory), conversion(directory, target)
     if not is_converted(result):
         convert_once(result, lambda partial: _convert(directory, files, partial, progress))
     return result

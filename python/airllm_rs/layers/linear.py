@@ -200,6 +200,8 @@ def _together(linears: Sequence[nn.Module]) -> list[tuple[Linear, Matrix]] | Non
         pairs.append((linear, linear.source))
     if all(matrix.kept() is not None for _, matrix in pairs):
         return pairs
+    if any(matrix.is_repacked for _, matrix in pairs):
+        return None  # one at a time: the next is repacked over the one before
     units = {block.unit for _, matrix in pairs for block in matrix.blocks}
     return pairs if len(units) == 1 else None
 

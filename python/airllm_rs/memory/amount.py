@@ -16,7 +16,9 @@ _UNITS = {
 # page?
 _LEAST_WITHOUT_UNIT = 1 << 20
 _LEAST_NUMBER = 1 << 12
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([a-z]*|%)", re.ASCII)
+# No machine has more, and sums of amounts still fit into 64 bits.
+_MOST = 1 << 60
+_AMOUNT = re.compile(r"(\d{1,99}(?:\.\d{1,99})?|\.\d{1,99}) ?([a-z]*|%)", re.ASCII)
 
 
 def parse_memory(text: str | int, option: str, *, whole: int) -> int:
@@ -48,14 +50,14 @@ def parse_bytes(text: str | int, option: str, *, whole: int | None = None) -> in
         whole: What a share is a share of; without it there are none.
 
     Raises:
-        ValueError: if it names nothing above zero.
+        ValueError: if it names nothing above zero, or more than any machine has.
     """
     if isinstance(text, bool) or not isinstance(text, int | str):
         raise ValueError(f"{option}={text!r}: use bytes as a number, or a string such as '3GiB'")
     if isinstance(text, int):
         if text < 1:
             raise ValueError(f"{option}={text}: use 1 or more")
-        return text
+        return _not_too_much(text, text, option)
     match = _AMOUNT.fullmatch(text.strip().lower())
     shares = " or '60%'" if whole is not None else ""
     if match is None or (match[2] == "%" and whole is None):
@@ -71,6 +73,12 @@ def parse_bytes(text: str | int, option: str, *, whole: int | None = None) -> in
     nbytes = int(Fraction(match[1]) * _UNITS[match[2]])
     if nbytes < 1:
         raise ValueError(f"{option}={text!r}: use 1 byte or more")
+    return _not_too_much(nbytes, text, option)
+
+
+def _not_too_much(nbytes: int, text: str | int, option: str) -> int:
+    if nbytes > _MOST:
+        raise ValueError(f"{option}={text!r} is more than any machine has: use at most 1048576TiB")
     return nbytes
 
 

@@ -18,7 +18,7 @@ from airllm_rs.errors import CheckpointChanged, NotEnoughSpaceException, StoreEr
 from airllm_rs.store.companions import copy_companions
 from airllm_rs.store.identity import ENCODER_VERSION, identify
 from airllm_rs.store.jobs import has_own_head, metadata_of, plan_store
-from airllm_rs.store.manifest import STRIPE, StoredFile, commit, read_store
+from airllm_rs.store.manifest import STRIPE, StoredFile, commit, read_store, stripe_owner
 from airllm_rs.store.originals import delete_originals
 from airllm_rs.store.verification import verify_store
 from airllm_rs.store.workforce import Workforce
@@ -308,9 +308,11 @@ def held(directories: Sequence[Path], source: Path) -> Iterator[None]:
             directory.mkdir(parents=True, exist_ok=True)
             if not os.access(directory, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+            _require_own(directory)  # before a lock is left in it
             stack.enter_context(locked(directory / LOCK))
         for directory in resolved:
             _require_own(directory)
+            _require_no_part_of_another(directory, resolved[0])
         yield
 
 
@@ -320,6 +322,18 @@ def _require_own(directory: Path) -> None:
     if names & {MANIFEST, STRIPE, RECORDS} or not names:
         return
     raise StoreError(f"{directory} has other files in it: give an empty or a new directory")
+
+
+def _require_no_part_of_another(directory: Path, first: Path) -> None:
+    """Raise if the directory belongs to a store whose manifest is not in ``first``."""
+    owner = stripe_owner(directory)
+    if owner is None and directory != first and (directory / MANIFEST).exists():
+        owner = directory
+    if owner is not None and (directory == first or owner.resolve() != first):
+        raise StoreError(
+            f"{directory} holds a part of the store in {owner}: remove that, or choose another "
+            "directory"
+        )
 
 
 def existing_store(

@@ -96,6 +96,23 @@ def read_store(directory: Path) -> Store | None:
     )
 
 
+def stripe_owner(directory: Path) -> Path | None:
+    """Return where the manifest of the store is that the directory has a stripe of.
+
+    None where there is no stripe; the directory itself where it does not say.
+    """
+    try:
+        text = (directory / STRIPE).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        known = json.loads(text)
+    except ValueError:
+        return directory
+    place = known.get("store") if isinstance(known, dict) else None
+    return Path(place) if isinstance(place, str) else directory
+
+
 def commit(
     directories: Sequence[Path],
     scheme: str | None,

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint import torch_files
+from airllm_rs.checkpoint.splits import is_split
+from airllm_rs.errors import CheckpointError
 from airllm_rs.store.identity import hub_snapshot
 
 if TYPE_CHECKING:
@@ -15,16 +17,32 @@ if TYPE_CHECKING:
 def delete_originals(files: ModelFiles) -> int:
     """Delete the files with the weights of a checkpoint, and return the bytes that are free now.
 
-    Only what belongs to this checkpoint alone goes: files in its directory, and of the hub's cache
-    the links of this snapshot with those blobs that no other snapshot uses. Configuration and
-    tokenizer stay.
+    Only what belongs to this checkpoint alone goes: the files that were read where they lie in its
+    directory, and of the hub's cache the links of this snapshot with those blobs that no other
+    snapshot uses. Other weights beside them, configuration and tokenizer stay.
     """
-    weights = [Path(path) for path in files.files]
-    if any(path.parent != files.path for path in weights):
-        # converted ones lie in our cache, and may be needed again; what they were made of is here
-        weights = torch_files.sources(files.path)
-    snapshot = files.path if hub_snapshot(files.path) else None
-    return sum(_delete(path, snapshot) for path in weights if path.parent == files.path)
+    directory = files.path.absolute()
+    real = directory.resolve()
+    snapshot = real if hub_snapshot(real) else None
+    return sum(_delete(path, snapshot) for path in _originals(files, directory))
+
+
+def _originals(files: ModelFiles, directory: Path) -> list[Path]:
+    weights = [Path(path).absolute() for path in files.files]
+    places = {path.parent for path in weights}
+    if len(places) != 1:
+        return []
+    (place,) = places
+    is_here = place.samefile(directory)
+    if is_here or (is_split(place) and place.parent.samefile(directory)):
+        return weights
+    # converted ones lie in our cache, and may be needed again; what they were made of is here
+    try:
+        sources = torch_files.sources(directory)
+    except CheckpointError:
+        return []
+    is_conversion = bool(sources) and torch_files.conversion(directory).name == place.name
+    return sources if is_conversion else []
 
 
 def _delete(path: Path, snapshot: Path | None) -> int:

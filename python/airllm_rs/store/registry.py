@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.cache_directory import cache_directory
-from airllm_rs.checkpoint.durable import write_json
+from airllm_rs.checkpoint.durable import locked_if_free, write_json
 from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
 from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.errors import CheckpointError, StoreError
@@ -55,7 +55,7 @@ def register(store: Store) -> None:
     path = _record(store.directory)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"directory": str(store.directory.resolve())})
+        write_json(path, {"directory": str(store.directory.resolve())}, is_locked=False)
     except OSError as error:
         # a home that cannot be written to costs a line of a list, nothing else
         log.debug("store not recorded: %s", error)
@@ -73,17 +73,16 @@ def remove(path: Path) -> int:
     Of a store outside the cache directory only the store's own files go.
 
     Raises:
-        StoreError: if there is nothing of ours.
+        StoreError: if there is nothing of ours, or another process is making it.
         OSError: if a file cannot be deleted.
     """
     wanted = path.resolve()
     for entry in entries():
         if entry.path.resolve() == wanted:
-            if entry.in_cache:
-                shutil.rmtree(entry.path)
-            else:
-                _remove_store(entry.path)
-            _record(entry.path).unlink(missing_ok=True)
+            with locked_if_free(_lock_of(entry.path)) as is_free:
+                if not is_free:
+                    raise StoreError(f"another process is making {entry.path}: let it finish first")
+                _remove(entry)
             return entry.nbytes
     raise StoreError(f"{path} is nothing that airllm-rs has made: `cache list` shows what is")
 
@@ -91,8 +90,8 @@ def remove(path: Path) -> int:
 def prune() -> tuple[list[CacheEntry], int]:
     """Delete what nothing will use: unfinished conversions, records of stores that are gone.
 
-    A conversion that another process is working on begins anew. What is finished stays, for it may
-    be the only copy; one that nothing reads any more is named in the log.
+    What another process is making stays. So does what is finished, for it may be the only copy; one
+    that nothing reads any more is named in the log.
     """
     found = entries()
     for entry in found:
@@ -101,8 +100,16 @@ def prune() -> tuple[list[CacheEntry], int]:
                 "%s is a bf16 copy of a GGUF file, which is read in place: `cache rm` deletes it",
                 entry.path,
             )
-    gone = [entry for entry in found if entry.kind == "unfinished" and entry.in_cache]
-    nbytes = sum(remove(entry.path) for entry in gone)
+    gone = []
+    for entry in found:
+        if entry.kind == "unfinished" and entry.in_cache:
+            with locked_if_free(_lock_of(entry.path)) as is_free:
+                if is_free:
+                    _remove(entry)
+                    gone.append(entry)
+                else:
+                    log.info("another process is making %s, which stays", entry.path)
+    nbytes = sum(entry.nbytes for entry in gone)
     for directory, key in ((_REGISTRY, "directory"), (_VERIFIED, "store")):
         for record in sorted((cache_directory() / directory).glob("*.json")):
             place = _place(record, key)
@@ -115,7 +122,8 @@ def _inside() -> Iterator[CacheEntry]:
     for home in (STORES, CONVERTED):
         directory = cache_directory() / home
         for path in sorted(directory.iterdir()) if directory.is_dir() else ():
-            if path.is_dir() and not path.name.startswith("."):
+            # a link leads to what is not in the cache
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
                 yield _entry(path, in_cache=True)
 
 
@@ -144,10 +152,31 @@ def _entry(path: Path, *, in_cache: bool) -> CacheEntry:
     return CacheEntry(path, kind, _size(path), "", None, in_cache)
 
 
+def _lock_of(path: Path) -> Path:
+    """Return the lock that whoever makes a store or a conversion holds."""
+    own = path / LOCK
+    name = path.name.removesuffix(".partial")
+    return own if own.exists() else path.with_name(f".{name}.lock")
+
+
+def _remove(entry: CacheEntry) -> None:
+    if entry.kind == "store":
+        _remove_store(entry.path)
+    if entry.in_cache:
+        shutil.rmtree(entry.path)
+    _record(entry.path).unlink(missing_ok=True)
+
+
 def _remove_store(directory: Path) -> None:
     store = read_store(directory)
     if store is None:
         raise StoreError(f"{directory} has no {MANIFEST}")
+    for place in store.directories[1:]:
+        # a manifest may name any directory; the directory has to agree
+        if not _is_part(place, store):
+            raise StoreError(
+                f"{directory} names {place}, which is no part of it: nothing was deleted"
+            )
     # first the manifest: half a store is none
     (directory / MANIFEST).unlink()
     for path in (*store.paths, *(directory / name for name in store.companions)):
@@ -158,6 +187,14 @@ def _remove_store(directory: Path) -> None:
     left = sorted(path.name for path in directory.iterdir())
     if left:
         log.info("left in %s: %s", directory, ", ".join(left))
+
+
+def _is_part(directory: Path, store: Store) -> bool:
+    try:
+        known = json.loads((directory / STRIPE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(known, dict) and known.get("id") == store.id
 
 
 def _place(record: Path, key: str) -> Path | None:

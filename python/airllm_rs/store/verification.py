@@ -102,7 +102,8 @@ def _remember(store: Store) -> None:
     path = _record(store)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"store": str(store.directory.resolve()), "state": _state(store)})
+        known = {"store": str(store.directory.resolve()), "state": _state(store)}
+        write_json(path, known, is_locked=False)
     except OSError as error:
         # a home that cannot be written to costs another verification, nothing else
         log.debug("verification not recorded: %s", error)

@@ -58,7 +58,7 @@ def remember(path: str | os.PathLike[str], settings: DeviceSettings) -> None:
         rates = [*_rates(known.get(device)), settings.gbps][-_RATES:]
         known[device] = {**asdict(settings), "gbps": rates}
         _file().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_file(), known, indent=1)
+        write_json(_file(), known, indent=1, is_locked=False)
     except OSError as error:
         # a home that cannot be written to costs a few reads at the next start, nothing else
         log.debug("device not recorded: %s", error)

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs.checkpoint.cache_directory import cache_directory
 from airllm_rs.checkpoint.durable import write_json
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 _MODELS = 64
 _RATES = 5
 _MIN_SWEEPS = 2
+# How much slower than models of how different a size is beyond what formats of weights explain.
+_FAR = 4.0
+_SIMILAR = 4
 _Entry = dict[str, object]
 
 
@@ -40,22 +43,30 @@ def recall_ring(files: Sequence[str]) -> RingLimit:
 
 
 def recall_rate(plan: MemoryPlan, files: Sequence[str]) -> float | None:
-    """Return at how many GB/s weights are used; of a model that never ran, as of similar ones."""
+    """Return at how many GB/s weights are used; of a model that never ran, as of similar ones.
+
+    A rate that only a few runs have seen and that is far below those of models of about the same
+    size was disturbed, and counts for nothing.
+    """
     kind, swept = _kind(plan), _swept(plan)
-    known = _read()
-    own = dict(_rates(known.get(_model(files), {})))
-    for name, (_, best) in sorted(own.items(), key=lambda item: item[0] != kind):
-        if name.partition(" ")[0] == kind.partition(" ")[0]:
-            return best
-    machine = _machine()
-    others = [
-        (abs(math.log(nbytes / swept)), best)
-        for entry in known.values()
+    model, machine = _model(files), _machine()
+    known = {
+        name: dict(_rates(entry))
+        for name, entry in _read().items()
         if entry.get("machine") == machine
-        for name, (nbytes, best) in _rates(entry)
-        if name == kind
+    }
+    own = known.pop(model, {})
+    for name, rate in sorted(own.items(), key=lambda item: item[0] != kind):
+        others = [rates[name] for rates in known.values() if name in rates]
+        if name.partition(" ")[0] == kind.partition(" ")[0] and not _is_disturbed(rate, others):
+            return rate.gbps
+    similar = [rates[kind] for rates in known.values() if kind in rates]
+    found = [
+        (abs(math.log(rate.nbytes / swept)), rate.gbps)
+        for rate in similar
+        if not _is_disturbed(rate, similar)
     ]
-    return min(others)[1] if others else None
+    return min(found)[1] if found else None
 
 
 def keep_experience(plan: MemoryPlan, files: Sequence[str], flow: Flow) -> None:
@@ -78,6 +89,7 @@ def keep_experience(plan: MemoryPlan, files: Sequence[str], flow: Flow) -> None:
         return
     known = _read()
     entry = known.pop(model, {})
+    was_here = entry.get("machine") == _machine()
     entry |= {
         "machine": _machine(),
         "ring_bytes": following.nbytes,
@@ -85,7 +97,8 @@ def keep_experience(plan: MemoryPlan, files: Sequence[str], flow: Flow) -> None:
     }
     if is_measured:
         kind, swept = _kind(plan), _swept(plan)
-        used = entry.get("used")
+        # of another processor, or of more of it, rates say nothing here
+        used = entry.get("used") if was_here else None
         table = used if isinstance(used, dict) else {}
         before = table.get(kind)
         latest = before.get("gbps") if isinstance(before, dict) else None
@@ -96,7 +109,7 @@ def keep_experience(plan: MemoryPlan, files: Sequence[str], flow: Flow) -> None:
     kept = [*known.items(), (model, entry)][-_MODELS:]
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_file(), dict(kept), indent=1)
+        write_json(_file(), dict(kept), indent=1, is_locked=False)
     except OSError as error:
         # a home that cannot be written to costs a less exact plan, nothing else
         log.debug("experience not recorded: %s", error)
@@ -112,8 +125,27 @@ def _swept(plan: MemoryPlan) -> int:
     return max(sum(plan.units[index].nbytes for index in plan.order), 1)
 
 
-def _rates(entry: _Entry) -> Iterator[tuple[str, tuple[int, float]]]:
-    """Yield what an entry knows: kind, bytes of a sweep, best rate."""
+class _Rate(NamedTuple):
+    """How fast the weights of a model were used."""
+
+    nbytes: int
+    """Of a sweep."""
+    gbps: float
+    """The best of the latest runs."""
+    runs: int
+    """How many that were."""
+
+
+def _is_disturbed(rate: _Rate, others: Sequence[_Rate]) -> bool:
+    return rate.runs < _RATES and any(
+        other.gbps > _FAR * rate.gbps
+        and max(other.nbytes, rate.nbytes) < _SIMILAR * min(other.nbytes, rate.nbytes)
+        for other in others
+    )
+
+
+def _rates(entry: _Entry) -> Iterator[tuple[str, _Rate]]:
+    """Yield what an entry knows: kind and rate."""
     used = entry.get("used")
     for kind, found in used.items() if isinstance(used, dict) else ():
         if not isinstance(found, dict) or not isinstance(found.get("gbps"), list):
@@ -121,7 +153,7 @@ def _rates(entry: _Entry) -> Iterator[tuple[str, tuple[int, float]]]:
         rates = [rate for rate in found["gbps"] if _is_rate(rate)]
         nbytes = found.get("nbytes")
         if rates and _is_count(nbytes, 1 << 60) and nbytes:
-            yield kind, (nbytes, max(rates))
+            yield kind, _Rate(nbytes, max(rates), len(rates))
 
 
 def _is_rate(value: object) -> bool:

@@ -58,6 +58,11 @@ class Matrix:
         self._converted: Tensor | None = None
 
     @property
+    def is_repacked(self) -> bool:
+        """Whether a streamed block is valid only until the next one is taken, of any matrix."""
+        return bool(self._repacking)
+
+    @property
     def is_resident(self) -> bool:
         """Whether every block is kept in memory."""
         return all(block.unit in self._source.residents for block in self.blocks)
@@ -358,6 +363,8 @@ class WeightSource:
 
     def used(self, unit: int) -> None:
         """Count one use of a streamed unit; give it back after the last of this sweep."""
+        if unit not in self._unused:
+            return  # it was never leased: waiting for it failed, and whoever waited is told why
         self._unused[unit] -= 1
         if self._unused[unit] <= 0 and not self._is_holding:
             self._give_back(unit)

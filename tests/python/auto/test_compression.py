@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from airllm_rs.auto.opening import open_files
 from airllm_rs.auto.options import LoadOptions
+from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.errors import StoreError
 from airllm_rs.stats.progress import NoProgress
 from airllm_rs.store import read_store
@@ -151,3 +153,19 @@ def test_a_store_of_a_hub_id_is_found_without_its_weights(model: Path, tmp_path:
     assert (store.source["name"], store.source["commit"]) == ("someone/tiny", "0" * 40)
     (snapshot / "model.safetensors").unlink()
     assert opened("someone/tiny", **options).path == made.path
+
+
+def test_of_two_states_of_a_checkpoint_the_latest_is_found(tmp_path: Path) -> None:
+    options = {"compression": "8bit", "layer_shards_saving_path": str(tmp_path / "stores [1]")}
+    path = tmp_path / "model [2]"
+    made = []
+    for changed_ns in (1 << 60, 1 << 61):
+        tiny_checkpoint("llama", path, dtype=torch.bfloat16, **SHAPE)
+        os.utime(path / "model.safetensors", ns=(changed_ns, changed_ns))
+        made.append(opened(path, **options).path)
+    assert made[0] != made[1]
+    (path / "model.safetensors").unlink()
+    for latest, made_ns in ((1, 1 << 60), (0, 1 << 61)):
+        os.utime(made[1 - latest] / MANIFEST, ns=(0, 0))
+        os.utime(made[latest] / MANIFEST, ns=(made_ns, made_ns))
+        assert opened(path, **options).path == made[latest]

@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from airllm_rs.families import FAMILIES, family_of, read_config
+from airllm_rs.families import family_of, read_config, understand
+from loading import open_files
+from models.architectures import ROWS, Row
 
 BASE: dict[str, object] = {
     "hidden_size": 64,
@@ -17,6 +19,7 @@ BASE: dict[str, object] = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "vocab_size": 256,
+    "pad_token_id": 0,
 }
 VARIANTS: list[dict[str, object]] = [
     {},
@@ -28,7 +31,13 @@ VARIANTS: list[dict[str, object]] = [
 ]
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+DENSE = (
+    "llama", "mistral", "qwen2", "qwen3", "phi3", "glm", "glm4", "gemma2", "gemma3_text", "granite",
+)  # fmt: skip
+"""Families of transformers' that a config.json of these keys alone is enough for."""
+
+
+@pytest.mark.parametrize("model_type", DENSE)
 @pytest.mark.parametrize("variant", VARIANTS, ids=json.dumps)
 def test_names_and_shapes_are_those_of_transformers(
     model_type: str, variant: dict[str, object], tmp_path: Path
@@ -46,7 +55,18 @@ def test_names_and_shapes_are_those_of_transformers(
     assert ours == {name: tuple(p.shape) for name, p in theirs.named_parameters()}
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("row", ROWS.values(), ids=str)
+def test_a_checkpoint_has_what_its_family_names_and_no_more(row: Row, tmp_path: Path) -> None:
+    files = open_files(row.write(tmp_path))
+    config, family, unused = understand(read_config(files.config, row.overrides), files)
+    assert not unused
+    layers = family.layers(config)
+    assert len(layers) == config.num_hidden_layers + 3
+    for layer in layers:
+        assert len(layer.parameters) == len(layer.tensors), "a parameter is two tensors"
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
 def test_layers_are_in_order_of_use(model_type: str) -> None:
     config = read_config({"model_type": model_type, **BASE, "attention_bias": True})
     layers = family_of(config).layers(config)

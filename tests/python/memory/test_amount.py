@@ -26,11 +26,22 @@ def test_amounts_are_read(text: str | int, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "GiB", "-3GiB", "3 apples", "0", 0, -1, "0%", "101%", "1e9", "3GiBs", "auto", True]
-)
+    "text",
+    [
+        "", "GiB", "-3GiB", "3 apples", "0", 0, -1, "0%", "101%", "1e9", "3GiBs", "auto", "9" * 100,
+        True,
+    ],
+)  # fmt: skip
 def test_nonsense_is_no_amount(text: str | int) -> None:
     with pytest.raises(ValueError, match="memory="):
         parse_bytes(text, "memory", whole=1000)
+
+
+@pytest.mark.parametrize("text", ["99999999999999999999GiB", "9" * 99 + "TB", 1 << 61])
+def test_more_than_any_machine_has_is_no_amount(text: str | int) -> None:
+    with pytest.raises(ValueError, match=r"memory=.* is more than any machine has"):
+        parse_bytes(text, "memory")
+    assert parse_bytes("1048576TiB", "memory") == 1 << 60
 
 
 @pytest.mark.parametrize("bare", ["3", " 3.5 ", "1048575", 3, 4095])

@@ -188,7 +188,7 @@ def write(
     config = AutoConfig.for_model(
         model_type, **{**SHAPE, "num_hidden_layers": 3, **keys, **(others or {})}
     )
-    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(zlib.crc32(kind.encode()))
     saved = model.state_dict()
     with torch.no_grad():
@@ -196,7 +196,7 @@ def write(
             noise = torch.randn(tensor.shape, generator=generator)
             tensor.copy_(_scaled(name, noise, model_type).bfloat16())
     model.tie_weights()
-    model.to(dtype).save_pretrained(path)
+    model.to(dtype).save_pretrained(path)  # type: ignore[arg-type]
     return path
 
 
@@ -208,13 +208,18 @@ def _scaled(name: str, noise: Tensor, model_type: str) -> Tensor:
         return 0.5 * noise if model_type.startswith("gemma") else noise
     inputs = noise.shape[1] if model_type == "gpt_oss" and "experts" in name else noise.shape[-1]
     gain = 3.0 if any(part in name for part in _QUERIES) else 1.0
-    return noise * (gain / inputs**0.5)
+    scale: float = gain / inputs**0.5
+    return noise * scale
 
 
-def model_of(path: Path, dtype: torch.dtype = torch.float32, **keys: object) -> PreTrainedModel:
+def model_of(
+    path: Path, dtype: torch.dtype = torch.float32, *, keys: Keys | None = None
+) -> PreTrainedModel:
     """Load a checkpoint with transformers; ``keys`` are laid over config.json."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **keys)
-    return model.eval()
+    changed = keys or {}
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **changed)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def logits(

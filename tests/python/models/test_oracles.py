@@ -203,4 +203,4 @@ def test_a_key_of_the_configuration_shows(
     kind: str, keys: dict[str, object], checkpoint: Callable[[str], tuple[Path, Tensor]]
 ) -> None:
     path, want = checkpoint(kind)
-    assert shows(logits(in_tree.model_of(path, **keys)), want)
+    assert shows(logits(in_tree.model_of(path, keys=keys)), want)

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 import airllm_rs
 from airllm_rs import _core
+from airllm_rs.memory import PlanLimits
 from airllm_rs.weights.packed import packed_layout
-from loading import MODES, load, make_plan, open_files
+from loading import MODES, Mode, load, make_plan, open_files
 from packed_checkpoints import packed_checkpoint, split
 from packed_formats import FORMATS, airllm4, airllm8
 from store_making import make
@@ -144,6 +145,24 @@ def test_a_copy_of_a_quantised_checkpoint_is_quantised_the_same_way(
     names = {file.name for file in (tmp_path / "store").glob("*.safetensors")}
     assert "others.safetensors" not in names
     with torch.no_grad(), load(tmp_path / "store", "streamed") as model:
+        want = oracle(plain)(ids).logits
+        torch.testing.assert_close(model(ids).logits, want, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq", "packed asymmetric"])
+def test_projections_that_stream_as_one_unit_are_each_themselves(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = PlanLimits(resident_below=0, group_bytes=170 << 10)
+    monkeypatch.setitem(MODES, "large groups", Mode(0.5, large))
+    path, plain = packed_checkpoint(tmp_path, name, num_hidden_layers=16)
+    ids = prompt(3)
+    with torch.no_grad(), load(path, "large groups") as model:
+        source = model.executor.weights
+        projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        matrices = [source.matrix(f"model.layers.0.{which}.weight") for which in projections]
+        assert len({block.unit for matrix in matrices for block in matrix.blocks}) == 1
+        assert not any(matrix.is_resident for matrix in matrices)
         want = oracle(plain)(ids).logits
         torch.testing.assert_close(model(ids).logits, want, atol=1e-3, rtol=0)
 

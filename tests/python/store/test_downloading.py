@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,28 @@ def test_an_interrupted_download_fetches_only_what_is_left(
     assert [file["name"] for file in files] == [file.name for file in whole.store.files]
     ours, theirs = tensors(tmp_path / "store"), tensors(tmp_path / "whole")
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize(
+    ("flags", "remedy"),
+    [(("--compression", "4bit"), "leave --compression out"), ((), "leave while_downloading out")],
+)
+def test_what_is_quantised_is_refused_before_anything_large_is_fetched(
+    flags: tuple[str, ...], remedy: str, repository: Path, tmp_path: Path
+) -> None:
+    quantised = tmp_path / "quantised"
+    shutil.copytree(repository, quantised)
+    config = json.loads((quantised / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (quantised / "config.json").write_text(json.dumps(config))
+    fetched: list[str] = []
+    with serving(quantised, fetched.append) as endpoint:
+        outcome = shard(endpoint, tmp_path, *flags)
+    assert outcome.returncode == 1
+    assert "someone/tiny is quantised already (gptq)" in outcome.stderr
+    assert remedy in outcome.stderr
+    assert not [name for name in fetched if name.endswith(".safetensors")]
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_path_is_no_hub_id(repository: Path, tmp_path: Path) -> None:

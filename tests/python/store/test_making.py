@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import airllm_rs
 from airllm_rs import _core
 from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.checkpoint.opening import RECORDS
 from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.errors import (
     BudgetError,
@@ -255,6 +256,22 @@ def test_a_store_of_another_checkpoint_or_scheme_is_never_replaced(
     os.utime(changed / "model.safetensors", ns=(1, 1))
     with pytest.raises(StoreError, match="made of other files"):
         make(changed, tmp_path / "second")
+
+
+def test_a_part_of_another_store_is_never_written_over(model: Path, tmp_path: Path) -> None:
+    first, second, third = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    make(model, first, second)
+    before = {path: path.read_bytes() for disk in (first, second) for path in disk.glob("*.s*")}
+    for directories in ((third, second), (second,), (second, third), (third, first)):
+        with pytest.raises(StoreError, match="holds a part of the store in"):
+            make(model, *directories, scheme="4bit")
+    assert {path: path.read_bytes() for path in before} == before
+    verify_store(first, NoProgress())
+    # as if it was interrupted before the last step
+    (first / "airllm_rs.json").unlink()
+    (first / RECORDS).mkdir()
+    make(model, first, second)
+    verify_store(first, NoProgress())
 
 
 def test_encoding_what_is_encoded_says_where_to_start(model: Path, tmp_path: Path) -> None:

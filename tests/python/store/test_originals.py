@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from airllm_rs import _core
 from airllm_rs.errors import CheckpointError
+from packed_checkpoints import split
+from packed_formats import airllm4
 from store_making import SHAPE, make
 from tiny import tiny_checkpoint
 
-if TYPE_CHECKING:
-    from pathlib import Path
+OTHER = b"weights that no store was made of"
 
 
 @pytest.fixture
@@ -27,6 +29,37 @@ def test_weights_go_and_the_rest_stays(model: Path, tmp_path: Path) -> None:
     made = make(model, tmp_path / "store", scheme="8bit", may_delete=True)
     assert made.deleted_bytes == nbytes
     assert {path.name for path in model.iterdir()} == {"config.json", "generation_config.json"}
+
+
+def test_other_weights_stay_however_the_directory_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (model / "pytorch_model.bin").write_bytes(OTHER)
+    nbytes = (model / "model.safetensors").stat().st_size
+    made = make(Path("model"), Path("store"), scheme="8bit", may_delete=True)
+    assert made.deleted_bytes == nbytes
+    assert (model / "pytorch_model.bin").read_bytes() == OTHER
+    assert not (model / "model.safetensors").exists()
+
+
+def test_of_a_split_only_the_split_goes(tmp_path: Path) -> None:
+    directory, _ = split(tmp_path, airllm4, "4bit")
+    original = directory.parent / "pytorch_model.bin"
+    original.write_bytes(OTHER)
+    made = make(directory, tmp_path / "store", may_delete=True)
+    assert made.deleted_bytes > 0
+    assert not list(directory.glob("*.safetensors"))
+    assert original.read_bytes() == OTHER
+
+
+def test_what_was_converted_goes_and_the_conversion_stays(model: Path, tmp_path: Path) -> None:
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    nbytes = (model / "pytorch_model.bin").stat().st_size
+    made = make(model, tmp_path / "store", scheme="8bit", may_delete=True)
+    assert made.deleted_bytes == nbytes
+    assert not (model / "pytorch_model.bin").exists()
 
 
 def test_nothing_goes_when_nothing_was_converted(model: Path, tmp_path: Path) -> None:

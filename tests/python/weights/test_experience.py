@@ -13,6 +13,7 @@ from airllm_rs.checkpoint.stored import plain
 from airllm_rs.families import family_of, read_config
 from airllm_rs.memory import MemoryPlan, PlanLimits, PlanRequest, plan
 from airllm_rs.memory.flow import Flow, RingLimit
+from airllm_rs.weights import experience
 from airllm_rs.weights.experience import keep_experience, recall_rate, recall_ring
 
 if TYPE_CHECKING:
@@ -151,6 +152,46 @@ def test_a_model_that_never_ran_is_like_a_similar_one(files: list[str], tmp_path
     assert recall_rate(fits, files) == recall_rate(found, files)
     keep_experience(fits, files, Flow(4, 1.0, 0.0, 0.0))
     assert recall_rate(fits, files) != recall_rate(found, files)
+
+
+def test_a_rate_far_below_those_of_similar_models_was_disturbed(
+    files: list[str], tmp_path: Path, known: Path
+) -> None:
+    found = planned(files)
+    others = []
+    for number, seconds in enumerate((2.0, 3.0, 40.0)):
+        others.append(str(tmp_path / f"other {number}.safetensors"))
+        (tmp_path / f"other {number}.safetensors").write_bytes(b"other")
+        keep_experience(found, others[-1:], Flow(8, seconds, 0.0, 0.0))
+    rates = [recall_rate(found, [name]) for name in others]
+    swept = sum(found.units[index].nbytes for index in found.order)
+    assert rates[:2] == pytest.approx([8 * swept / 2e9, 8 * swept / 3e9])
+    # slower by a third is a model's own; twenty times slower it is not
+    assert rates[2] in rates[:2]
+    assert recall_rate(found, files) in rates[:2]
+    for _ in range(4):  # until as many runs say the same
+        keep_experience(found, others[2:], Flow(8, 40.0, 0.0, 0.0))
+    assert recall_rate(found, others[2:]) == pytest.approx(8 * swept / 40e9)
+    # of another size it may well be slower
+    entries = json.loads(known.read_text())
+    for name, entry in entries.items():
+        for used in entry["used"].values():
+            used["nbytes"] *= 1 if "other 2" in name else 5
+            used["gbps"] = used["gbps"][:1]
+    known.write_text(json.dumps(entries))
+    assert recall_rate(found, others[2:]) == pytest.approx(8 * swept / 40e9)
+
+
+def test_rates_of_another_machine_are_forgotten(
+    files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = planned(files)
+    keep_experience(found, files, Flow(8, 1.0, 0.0, 0.0))
+    monkeypatch.setattr(experience, "_machine", lambda: "1 core of another processor")
+    assert recall_rate(found, files) is None
+    keep_experience(found, files, Flow(8, 4.0, 0.0, 0.0))
+    swept = sum(found.units[index].nbytes for index in found.order)
+    assert recall_rate(found, files) == pytest.approx(8 * swept / 4e9)
 
 
 def test_a_short_run_says_nothing(files: list[str], known: Path) -> None:

@@ -94,6 +94,20 @@ def test_a_silent_device_is_named_once(path: Path, caplog: pytest.LogCaptureFixt
     assert [str(path) in record.getMessage() for record in caplog.records] == [True]
 
 
+def test_warnings_are_seen_where_nobody_has_set_up_logging(path: Path) -> None:
+    code = f"""
+from airllm_rs import _core
+with _core.Readahead(
+    [{str(path)!r}], [[(0, 0, {UNIT}, 1)]], ring_bytes={UNIT}, latency_us=400_000, silence_s=0.05
+) as readahead:
+    readahead.schedule([0])
+    readahead.take(0)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == ""
+    assert said.stderr.splitlines() == [f"no read has ended for 0 s; waiting for {path}"]
+
+
 def test_a_device_that_does_not_answer_is_left_with_a_warning(path: Path) -> None:
     code = f"""
 import sys, warnings

@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.packed.codebooks import E2M1
-from airllm_rs.checkpoint.packed.fp8 import NOT_READ
+from airllm_rs.checkpoint.packed.fp8 import NOT_READ, no_zero_points
 from airllm_rs.checkpoint.packed.gptq import is_trivial
 from airllm_rs.checkpoint.packed.tensors import (
     common_step,
@@ -153,17 +153,9 @@ def _int8(tensors: Tensors, name: str, q: TensorInfo) -> StoredWeight:
     scale = tensors.info(scale_name)
     if len(q.shape) != 2 or not all(q.shape):
         raise CheckpointError(f"{name} has shape {list(q.shape)}, expected a matrix")
-    if f"{name}_zero_point" in tensors:
-        raise UnsupportedModelError(
-            f"{name} is of signed bytes with zero points, which cannot be read; can be: without"
-        )
+    zeros = no_zero_points(tensors, name)
     require_dtype(scale_name, scale.dtype, *_FLOATS)
     rows, cols = q.shape
-    if scale.shape in ((), (1,), (1, 1)) and rows > 1:
-        raise UnsupportedModelError(
-            f"{scale_name} is one scale for a whole matrix of bytes, which cannot be read; "
-            "can be: one per row or group"
-        )
     groups = _groups(scale_name, scale, rows)
     parts = (
         StoredPart("q", name, q),
@@ -174,12 +166,17 @@ def _int8(tensors: Tensors, name: str, q: TensorInfo) -> StoredWeight:
         "scale": _FLOATS[scale.dtype],
     }
     module = name.removesuffix(".weight")
-    aside = tensors.found(*(f"{module}.{other}" for other in NOT_READ))
+    aside = (*zeros, *tensors.found(*(f"{module}.{other}" for other in NOT_READ)))
     return StoredWeight(name, q.shape, parts, Layout("int8", options, "int8"), aside=aside)
 
 
 def _groups(name: str, scale: TensorInfo, rows: int) -> int:
     """Return the scales of a row."""
+    if scale.shape in ((), (1,), (1, 1)) and rows > 1:
+        raise UnsupportedModelError(
+            f"{name} is one scale for a whole matrix of integers, which cannot be read; "
+            "can be: one per row or group"
+        )
     if scale.shape == (rows,):
         return 1
     if len(scale.shape) != 2 or scale.shape[0] != rows or not scale.shape[1]:

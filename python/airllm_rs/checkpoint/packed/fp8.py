@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from airllm_rs.checkpoint.packed.methods import quantization_of
 from airllm_rs.checkpoint.packed.tensors import common_step, require_dtype
 from airllm_rs.checkpoint.stored import Layout, StoredPart, StoredWeight
-from airllm_rs.errors import CheckpointError
+from airllm_rs.errors import CheckpointError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from airllm_rs.checkpoint.packed.tensors import Tensors
     from airllm_rs.checkpoint.stored import TensorInfo
@@ -31,10 +31,7 @@ _BLOCKS = ((128, 128), (1, 128), (1, 32))
 
 def find(tensors: Tensors, config: Mapping[str, object]) -> dict[str, StoredWeight]:
     """Return the weights that are packed so."""
-    named = quantization_of(config).get("weight_block_size")
-    blocks: tuple[tuple[int, int], ...] = _BLOCKS
-    if isinstance(named, list) and len(named) == 2 and all(type(n) is int and n > 0 for n in named):
-        blocks = ((named[0], named[1]), *_BLOCKS)
+    blocks = (*_named_blocks(quantization_of(config)), *_BLOCKS)
     found = {}
     for name in tensors.names:
         if name.endswith(".weight"):
@@ -42,6 +39,34 @@ def find(tensors: Tensors, config: Mapping[str, object]) -> dict[str, StoredWeig
             if info.dtype in FLOATS and len(info.shape) == 2 and all(info.shape):
                 found[name] = _weight(tensors, name, info, blocks)
     return found
+
+
+def no_zero_points(tensors: Tensors, name: str) -> tuple[str, ...]:
+    """Return the tensor with the zero points of a weight, if there is one; all of them are zero.
+
+    Raises:
+        UnsupportedModelError: if one is not.
+    """
+    found = tensors.found(f"{name}_zero_point")
+    if not all(map(tensors.holds_only_zeros, found)):
+        raise UnsupportedModelError(
+            f"{name} is of signed numbers with zero points, which cannot be read; can be: without"
+        )
+    return found
+
+
+def _named_blocks(settings: Mapping[str, object]) -> Iterator[tuple[int, int]]:
+    """Yield the blocks that config.json names, as DeepSeek or as compressed-tensors does it."""
+    groups = settings.get("config_groups")
+    schemes = groups.values() if isinstance(groups, dict) else ()
+    weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
+    for found in ({"block_structure": settings.get("weight_block_size")}, *weights):
+        if isinstance(found, dict):
+            for block in (found.get("block_structure"), [1, found.get("group_size")]):
+                if isinstance(block, list) and len(block) == 2:
+                    high, wide = block
+                    if type(high) is int and type(wide) is int and high > 0 and wide > 0:
+                        yield high, wide
 
 
 def _weight(
@@ -79,7 +104,10 @@ def _weight(
         Layout("fp8", options, label),
         # one scale of all is the same for every cut
         row_step=common_step(parts) or 1,
-        aside=tensors.found(*(f"{module}.{other}" for other in NOT_READ)),
+        aside=(
+            *no_zero_points(tensors, name),
+            *tensors.found(*(f"{module}.{other}" for other in NOT_READ)),
+        ),
     )
 
 

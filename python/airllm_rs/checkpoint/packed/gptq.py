@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from airllm_rs.checkpoint.packed.methods import quantization_of
+from airllm_rs.checkpoint.packed.methods import packing_of, quantization_of
 from airllm_rs.checkpoint.packed.tensors import require_dtype, require_shape
 from airllm_rs.checkpoint.stored import Layout, Repacking, StoredPart, StoredWeight
 from airllm_rs.errors import CheckpointError, UnsupportedModelError
@@ -57,10 +57,10 @@ def _weight(tensors: Tensors, module: str, settings: Mapping[str, object]) -> St
     if rows % (32 // bits) or cols % (32 // bits):
         raise CheckpointError(f"{name}: {rows} x {cols} integers of {bits} bits fill no words")
     group = _group(name, cols, groups, settings)
-    # v2 stores zero points as they are, v1 one less
-    v2 = settings.get("checkpoint_format") == "gptq_v2"
+    packing = packing_of(settings)
     kind = "awq" if is_awq else "gptq"
-    zeros_kind = f"{kind}{'_v2' if v2 and not is_awq else ''}_zeros"
+    # v2 stores zero points as they are, v1 one less
+    zeros_kind = "gptq_v2_zeros" if packing == "gptq_v2" and not is_awq else f"{kind}_zeros"
     parts = [
         StoredPart("q", module + _SUFFIX, q, 0, Repacking(kind, cols, bits, bits)),
         StoredPart("zero", f"{module}.qzeros", zeros, 0, Repacking(zeros_kind, groups, bits, 8)),
@@ -87,6 +87,9 @@ def _weight(tensors: Tensors, module: str, settings: Mapping[str, object]) -> St
 def is_trivial(tensors: Tensors, name: str, cols: int, group: int) -> bool:
     """Tell whether the groups of columns are what they are without an index.
 
+    So they are where an index was made and never filled: GPTQ-for-LLaMa left zeros there, and
+    compressed-tensors leaves -1.
+
     Raises:
         CheckpointError: if it has not one number for each column.
     """
@@ -94,6 +97,8 @@ def is_trivial(tensors: Tensors, name: str, cols: int, group: int) -> bool:
     require_dtype(name, info.dtype, "I32")
     require_shape(name, info.shape, (cols,))
     index = struct.unpack(f"<{cols}i", tensors.content(name))
+    if set(index) in ({0}, {-1}):
+        return True
     if min(index) < 0 or max(index) > (cols - 1) // group:
         raise CheckpointError(f"{name} names groups that do not exist")
     return all(found == col // group for col, found in enumerate(index))

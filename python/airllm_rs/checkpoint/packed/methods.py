@@ -17,6 +17,7 @@ _FORMATS = (
     "naive-quantized",
     "nvfp4-pack-quantized",
     "mxfp4-pack-quantized",
+    "mxfp8-quantized",
     "mixed-precision",
 )
 
@@ -70,7 +71,8 @@ def _anything(settings: Mapping[str, object]) -> None:
 
 def _gptq(settings: Mapping[str, object]) -> None:
     _require("GPTQ", settings, "bits", (4, 8))
-    _require("GPTQ", settings, "checkpoint_format", ("gptq", "gptq_v2"))
+    for key in ("checkpoint_format", "format"):
+        _require("GPTQ", settings, key, ("gptq", "gptq_v2"))
 
 
 def _awq(settings: Mapping[str, object]) -> None:
@@ -85,20 +87,41 @@ def _auto_round(settings: Mapping[str, object]) -> None:
     packing = packing_of(settings)
     if packing == "awq":
         _awq({**settings, "version": None})
-    elif packing == "gptq":
+    elif packing is not None:
         _require("auto-round", settings, "bits", (4, 8))
     else:
         named = settings.get("packing_format", settings.get("backend"))
         raise UnsupportedModelError(
             f"auto-round with packing_format {named!r} cannot be read; can be: "
-            "'auto_round:auto_gptq', 'auto_round:auto_awq'"
+            f"{', '.join(map(repr, _PACKINGS))}"
         )
 
 
+# Of auto-round, and how GPTQ names what they do: two store zero points as they are.
+_PACKINGS = {
+    "auto_round:auto_gptq": "gptq",
+    "auto_round:gptq": "gptq",
+    "auto_round:gptqmodel": "gptq_v2",
+    "auto_round": "gptq_v2",
+    "auto_round:auto_awq": "awq",
+    "auto_round:awq": "awq",
+}
+
+
 def packing_of(settings: Mapping[str, object]) -> str | None:
-    """Return ``"gptq"`` or ``"awq"``: whose packing auto-round has used, None if another's."""
-    named = str(settings.get("packing_format", settings.get("backend", "")))
-    return next((kind for kind in ("awq", "gptq") if kind in named), None)
+    """Return ``gptq``, ``gptq_v2`` or ``awq``: whose packing it is; None if another's.
+
+    Args:
+        settings: As ``quantization_config`` has them. The tensors tell GPTQ's from AWQ's, but not
+            GPTQ's versions, whose zero points are one apart.
+    """
+    if settings.get("quant_method") != "auto-round":
+        is_v2 = settings.get("checkpoint_format", settings.get("format")) == "gptq_v2"
+        return "gptq_v2" if is_v2 else "gptq"
+    named = settings.get("packing_format", settings.get("backend", "auto"))
+    if named in ("auto", None):
+        return "gptq"
+    return _PACKINGS.get(named) if isinstance(named, str) else None
 
 
 def _compressed_tensors(settings: Mapping[str, object]) -> None:

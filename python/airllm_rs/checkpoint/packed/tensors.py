@@ -50,6 +50,15 @@ class Tensors:
         """Return those of ``names`` that there are."""
         return tuple(name for name in names if name in self)
 
+    def holds_only_zeros(self, name: str) -> bool:
+        """Tell whether all bytes of a small tensor are zero.
+
+        Raises:
+            CheckpointError: if it is not small, or its file ends within it.
+            OSError: if it cannot be read.
+        """
+        return not any(self.content(name))
+
     def state(self, name: str) -> dict[str, object]:
         """Read a small tensor whose bytes are a JSON object.
 

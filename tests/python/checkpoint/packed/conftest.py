@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def decoded() -> Callable[[ModelFiles, str], Tensor]:
     def decode(files: ModelFiles, name: str) -> Tensor:
         stored = files.stored(name)
         assert stored.layout is not None
-        rows, cols = stored.matrix_shape
+        rows, cols = prod(stored.shape[:-1]), stored.shape[-1]
         parts: dict[str, tuple[object, int]] = {
             role: (constant, 0) for role, constant in stored.constants.items()
         }

@@ -64,7 +64,8 @@ def encoded(name: str) -> tuple[dict[str, Tensor], dict[str, object]]:
         ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "'marlin'"),
         ({"quant_method": "awq", "bits": 8}, "AWQ with bits 8"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "version 'gemv'"),
-        ({"quant_method": "auto-round", "packing_format": "auto_round"}, "packing_format 'auto_"),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:mlx"}, "'auto_round:mlx'"),
+        ({"quant_method": "gptq", "format": "gptq_p"}, "'gptq_p'"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "format 'marlin-24'"),
         (
             {
@@ -129,7 +130,9 @@ _STATE = "weight.quant_state.bitsandbytes__nf4"
         ("packed", {"weight_shape": torch.tensor([256, 300])}, r"with 4\.27 bits"),
         ("packed", {"weight_shape": torch.tensor([-1, 320])}, r"says \[-1, 320\]"),
         ("int8", {"weight_scale": torch.ones(())}, "one scale for a whole matrix"),
-        ("int8", {"weight_zero_point": torch.ones(256, 1)}, "signed bytes with zero points"),
+        ("packed", {"weight_scale": torch.ones(1)}, "one scale for a whole matrix"),
+        ("fp8 channel", {"weight_zero_point": torch.ones(256, 1)}, "signed numbers with zero"),
+        ("int8", {"weight_zero_point": torch.ones(256, 1)}, "signed numbers with zero points"),
         ("nvfp4", {"weight_scale": torch.ones(256, 3).to(torch.float8_e4m3fn)}, r"\[256, 20\]"),
         ("fp8 blocks", {"weight_scale_inv": torch.ones(3, 3)}, r"expected one scale, one per row"),
         ("fp8 blocks", {"weight_scale_inv": torch.ones(2, 3, dtype=torch.int32)}, "is of I32"),
@@ -162,6 +165,55 @@ def test_columns_that_end_within_a_group_are_read_where_the_configuration_says_s
     assert files.packed[f"{MODULE}weight"].shape == (256, 320)
     with pytest.raises(CheckpointError, match="320 columns do not divide into them"):
         open_checkpoint(write(tmp_path, tensors, {**settings, "group_size": 64}))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "value"),
+    [("gptq", "g_idx", 0), ("packed", "weight_g_idx", -1)],
+)
+def test_an_index_that_nobody_filled_is_none(
+    name: str, part: str, value: int, tmp_path: Path, decoded: Callable[..., Tensor]
+) -> None:
+    settings, encode, _ = FORMATS[name]
+    tensors, numbers = encode(torch.randn(256, 320))
+    tensors[part] = torch.full((320,), value, dtype=torch.int32)
+    files = open_checkpoint(write(tmp_path, tensors, settings))
+    assert torch.equal(decoded(files, f"{MODULE}weight"), numbers)
+    assert MODULE + part not in files.weight_names()
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8 channel"])
+def test_zero_points_that_are_zero_change_nothing(
+    name: str, tmp_path: Path, decoded: Callable[..., Tensor]
+) -> None:
+    settings, encode, _ = FORMATS[name]
+    tensors, numbers = encode(torch.randn(256, 320))
+    tensors["weight_zero_point"] = torch.zeros(256, 1, dtype=torch.int8)
+    files = open_checkpoint(write(tmp_path, tensors, settings))
+    assert torch.equal(decoded(files, f"{MODULE}weight"), numbers)
+    assert f"{MODULE}weight_zero_point" not in files.weight_names()
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_v2"),
+    [
+        ({"quant_method": "gptq"}, False),
+        ({"quant_method": "gptq", "checkpoint_format": "gptq_v2"}, True),
+        ({"quant_method": "gptq", "format": "gptq_v2"}, True),
+        ({"quant_method": "auto-round"}, False),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:gptq"}, False),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}, False),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel"}, True),
+        ({"quant_method": "auto-round", "packing_format": "auto_round"}, True),
+    ],
+)
+def test_zero_points_are_read_as_whoever_packed_them_means_them(
+    settings: dict[str, object], is_v2: bool, tmp_path: Path, decoded: Callable[..., Tensor]
+) -> None:
+    tensors, numbers = gptq(torch.randn(256, 320), v2=is_v2)
+    files = open_checkpoint(write(tmp_path, tensors, {**settings, "bits": 4, "group_size": 64}))
+    read_config(files.config)
+    assert torch.equal(decoded(files, f"{MODULE}weight"), numbers)
 
 
 def test_bits_of_a_tensor_may_be_others_than_the_configuration_says(tmp_path: Path) -> None:

@@ -101,7 +101,22 @@ SCHEMES: dict[str, tuple[str, dict[str, object]]] = {
     ),
     "int8, channels": ("pack-quantized", {"num_bits": 8, "strategy": "channel"}),
     "signed bytes": ("int-quantized", {"num_bits": 8, "strategy": "channel"}),
+    "signed bytes, groups": (
+        "int-quantized", {"num_bits": 8, "strategy": "group", "group_size": 64}
+    ),
     "fp8": ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "channel"}),
+    "fp8, tensor": ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "tensor"}),
+    "fp8, groups": (
+        "float-quantized", {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 64}
+    ),
+    "fp8, blocks": (
+        "float-quantized",
+        {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [32, 64]},
+    ),
+    "mxfp8": (
+        "mxfp8-quantized",
+        {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32},
+    ),
     "nvfp4": (
         "nvfp4-pack-quantized",
         {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
@@ -110,7 +125,7 @@ SCHEMES: dict[str, tuple[str, dict[str, object]]] = {
         "mxfp4-pack-quantized",
         {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32},
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -127,7 +142,12 @@ def test_what_compressed_tensors_compresses(
     compressor = compressors.BaseCompressor.get_value_from_registry(kind)
     compressed = compressor.compress(dict(state), scheme)
     expected = compressor.decompress(dict(compressed), scheme)["weight"].float()
-    path = write(tmp_path, compressed, {"quant_method": "compressed-tensors", "format": kind})
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": kind,
+        "config_groups": {"group_0": scheme.model_dump(mode="json")},
+    }
+    path = write(tmp_path, compressed, settings)
     found = decoded(open_checkpoint(path), f"{MODULE}.weight")
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-6)  # theirs is rounded to bf16
     assert torch.equal(found.bfloat16(), expected.bfloat16()) or name in ("nvfp4",)
@@ -136,9 +156,18 @@ def test_what_compressed_tensors_compresses(
 def _calibrated(weight: Tensor, arguments: Mapping[str, object]) -> dict[str, Tensor]:
     """Return a weight with scales by its largest numbers, as a calibration would find them."""
     rows, cols = weight.shape
+    state = {"weight": weight.bfloat16()}
+    if arguments["strategy"] == "tensor":
+        state["weight_scale"] = (weight.abs().max() / 448).bfloat16().view(1)
+        return state
+    if arguments["strategy"] == "block":
+        high, wide = 32, 64
+        assert arguments["block_structure"] == [high, wide]
+        blocks = weight.view(rows // high, high, cols // wide, wide)
+        state["weight_scale"] = (blocks.abs().amax((1, 3)) / 448).bfloat16()
+        return state
     group = int(str(arguments.get("group_size", cols)))
     largest = weight.view(rows, cols // group, group).abs().amax(2)
-    state = {"weight": weight.bfloat16()}
     if arguments.get("type") != "float":
         most = (1 << (int(str(arguments["num_bits"])) - 1)) - 1
         state["weight_scale"] = (largest / most).bfloat16()
@@ -146,6 +175,8 @@ def _calibrated(weight: Tensor, arguments: Mapping[str, object]) -> dict[str, Te
             generator = torch.Generator().manual_seed(4)
             points = torch.randint(-8, 8, largest.shape, generator=generator)
             state["weight_zero_point"] = points.to(torch.int8)
+    elif arguments["num_bits"] == 8 and group == 32:
+        state["weight_scale"] = (largest / 448).log2().ceil().exp2()
     elif arguments["num_bits"] == 8:
         state["weight_scale"] = (largest / 448).bfloat16()
     elif group == 16:

@@ -12,11 +12,13 @@ Array = NDArray[np.float64]
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """Divide the last axis by its root mean square, and weigh it."""
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+    unit: Array = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+    return unit * weight
 
 
 def silu(x: Array) -> Array:
-    return x / (1 + np.exp(-x))
+    gated: Array = x / (1 + np.exp(-x))
+    return gated
 
 
 def angles(positions: Array, dims: int, theta: Array) -> Array:
@@ -76,7 +78,8 @@ def attend(q: Array, k: Array, v: Array, visible: NDArray[np.bool_], bias: Array
 def qwen_alpha(tokens: Array, seq_length: int) -> Array:
     """Return the factor of QWen's dynamic NTK for prompts of so many ``tokens`` (B,)."""
     doublings = np.ceil(np.log2(tokens / seq_length) + 1)
-    return np.maximum(2**doublings - 1, 1)
+    alpha: Array = np.maximum(2**doublings - 1, 1)
+    return alpha
 
 
 def ntk_theta(theta: Array, factor: Array | float, dims: int) -> Array:

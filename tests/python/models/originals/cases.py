@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from models.originals.reference import Reference
 
+Overrides = dict[str, object]
+
 TOKENS = 21
 PADDING = 5
 PREFILL = 13
@@ -50,10 +52,10 @@ class Case:
     """What a tiny model must be told, for its size does not say what it is."""
 
 
-ALIBI = {"position_embedding": "alibi"}
-ROPE = {"position_embedding": "rope"}
-NORM = {"norm_head": True}
-PLAIN = {"norm_head": False}
+ALIBI: Overrides = {"position_embedding": "alibi"}
+ROPE: Overrides = {"position_embedding": "rope"}
+NORM: Overrides = {"norm_head": True}
+PLAIN: Overrides = {"norm_head": False}
 DYNAMIC = {"type": "dynamic", "factor": 2.0}
 
 CASES: dict[str, Case] = {

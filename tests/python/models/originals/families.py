@@ -129,7 +129,8 @@ class NormHead(Reference):
     def head_rows(self, rows: Array) -> Array:
         if "norm_head" in self.without:
             return rows
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        return unit
 
 
 class Baichuan2(NormHead, Baichuan):

@@ -71,7 +71,7 @@ def record(name: str) -> dict[str, NDArray[np.float32]]:
         logits = makers_code.logits(name, calls, is_padded=is_padded)
         arrays[key] = logits[:, first:].astype(np.float32)
     half = makers_code.logits(name, dtype=torch.bfloat16)
-    arrays["bf16_error"] = np.float32(relative_error(half, reference_logits(name)))
+    arrays["bf16_error"] = np.array(relative_error(half, reference_logits(name)), np.float32)
     return arrays
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name in CASES:
         if name in makers_code.CODE:
-            np.savez(path_of(name), **record(name))
+            np.savez(path_of(name), allow_pickle=False, **record(name))
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def _prepare() -> None:
     _module("xformers", ops=None)
     _module("transformers.deepspeed", is_deepspeed_zero3_enabled=lambda: False)
     no_heads = staticmethod(lambda mask, layers, *rest: [None] * layers)
-    transformers.PreTrainedModel.get_head_mask = no_heads
-    transformers.logging.set_verbosity_error()
+    transformers.PreTrainedModel.get_head_mask = no_heads  # type: ignore[attr-defined]
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _module_of(folder: str, start: str) -> types.ModuleType:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def llama(name: str, layers: int = LAYERS) -> LlamaForCausalLM:
         if key in LlamaConfig().to_dict() and key not in ("architectures", "model_type")
     }
     del keys["transformers_version"]
-    settings = {
+    settings: Any = {
         **keys,
         "attention_bias": config["bias"],
         "mlp_bias": False,
@@ -88,7 +88,8 @@ def llama(name: str, layers: int = LAYERS) -> LlamaForCausalLM:
     model = LlamaForCausalLM(LlamaConfig(**settings))
     state = {key: torch.from_numpy(tensor) for key, tensor in weights(name).items()}
     model.load_state_dict({key: state[key] for key in model.state_dict()})
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 @pytest.mark.parametrize("name", ["internlm", "internlm3", "internlm3, dynamic"])
