@@ -36,7 +36,7 @@ def rope_parameters(
         facts: The file.
         shape: The sizes of the model.
         has_log_multiplier: Whether YaRN may scale scores, as DeepSeek's does.
-        is_long: Whether there is a factor of attention beside other tensors' factors of RoPE.
+        is_long: Whether the caller reads longrope, its tensors and its factor of attention.
         of_head: Whether the items that turn are a share of each head, and not a part of its own.
 
     Raises:
@@ -107,7 +107,7 @@ def rope_scaling(
     if not has_log_multiplier:
         metadata.require_neutral("rope.scaling.yarn_log_multiplier", 0)
     elif multiplier := metadata.number("rope.scaling.yarn_log_multiplier"):
-        # a tenth of it is in the file, and that both are the same in all models
+        # the file has a tenth of one of two numbers, which are the same in all published models
         share = round(10 * multiplier, 6)
         found |= {"mscale": share, "mscale_all_dim": share}
     for key in ("beta_fast", "beta_slow"):
