@@ -96,8 +96,9 @@ test-benches: ## every Rust bench once, untimed
 	cargo test --quiet --bench '*'
 
 .PHONY: test-originals
-test-originals: $(ORIGINALS)/.installed ## judge the judges: the makers' code and llama.cpp against the numpy reference
-	$(ORIGINALS)/bin/python -m pytest -q -p no:cacheprovider -m originals tests/python/models/originals
+test-originals: $(VENV)/.release $(ORIGINALS)/.installed ## judge the judges: the makers' code against the numpy reference, llama.cpp against it and us
+	$(ORIGINALS)/bin/python -m pytest -q -p no:cacheprovider -m originals \
+	    tests/python/models/originals tests/python/models/test_gguf_families.py
 
 .PHONY: bench
 bench: $(VENV)/.release ## measure: criterion, then what `airllm-rs bench` runs

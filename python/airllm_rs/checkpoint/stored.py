@@ -90,6 +90,8 @@ class StoredWeight:
     """Parts that are no tensors of the checkpoint, by role."""
     interleaved: int = 0
     """Rows of a head whose two halves alternate (row 2i is of the first); 0 for rows in order."""
+    shift: float = 0.0
+    """What has to be added to the numbers of a vector, in float32: GGUF's norms of Gemma."""
     aside: tuple[str, ...] = ()
     """Tensors that belong to it and that nothing reads when it is used."""
 

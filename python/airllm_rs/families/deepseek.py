@@ -20,6 +20,7 @@ OWN = frozenset({
     "n_shared_experts", "qk_nope_head_dim", "qk_rope_head_dim", "routed_scaling_factor",
     "topk_group", "topk_method", "norm_topk_prob", "v_head_dim", "num_experts_per_tok",
     "moe_intermediate_size", "moe_layer_freq", "rope_interleave", "num_nextn_predict_layers",
+    "split_kv_b",
 })  # fmt: skip
 IGNORED = frozenset({"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"})
 _RENAMED = {
@@ -81,6 +82,14 @@ def decoder(config: ModelConfig, index: int, *, has_correction: bool) -> tuple[T
     )
 
 
+def is_split(config: ModelConfig) -> bool:
+    """Tell whether what makes keys of latents and what makes values are two matrices.
+
+    They are in GGUF files, that of the keys the other way round.
+    """
+    return config.keys.flag("split_kv_b", False)
+
+
 def _attention(config: ModelConfig) -> tuple[TensorSpec, ...]:
     keys, hidden, heads = config.keys, config.hidden_size, config.num_attention_heads
     bias = config.attention_bias
@@ -96,11 +105,18 @@ def _attention(config: ModelConfig) -> tuple[TensorSpec, ...]:
             vector(f"{first}q_a_layernorm", query_rank),
             *linear(f"{first}q_b_proj", heads * config.head_dim, query_rank),
         )
+    if is_split(config):
+        expand = (
+            *linear(f"{first}k_b_proj", heads * rank, nope),
+            *linear(f"{first}v_b_proj", heads * value, rank),
+        )
+    else:
+        expand = linear(f"{first}kv_b_proj", heads * (nope + value), rank)
     return (
         *queries,
         *linear(f"{first}kv_a_proj_with_mqa", rank + rope, hidden, bias=bias),
         vector(f"{first}kv_a_layernorm", rank),
-        *linear(f"{first}kv_b_proj", heads * (nope + value), rank),
+        *expand,
         *linear(f"{first}o_proj", hidden, heads * value, bias=bias),
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airllm_rs.config import FULL, SLIDING, ConfigRules, Keys
 from airllm_rs.families.family import Family, TensorSpec
-from airllm_rs.families.parts import attention, linear, vector
+from airllm_rs.families.parts import attention, gated_mlp, linear, vector
 
 if TYPE_CHECKING:
     from airllm_rs.config import ModelConfig
@@ -23,8 +23,15 @@ _ROPE = {
 
 def is_transposed(config: ModelConfig) -> bool:
     """Tell whether the matrices of experts are (inputs, outputs): they are where not packed."""
+    if is_split(config):
+        return False
     quantization = config.raw.get("quantization_config")
     return not (isinstance(quantization, dict) and quantization.get("quant_method") == "mxfp4")
+
+
+def is_split(config: ModelConfig) -> bool:
+    """Tell whether gate and up are a matrix each; in GGUF files they are."""
+    return config.keys.flag("split_gate_up", False)
 
 
 def _decoder(config: ModelConfig, _index: int) -> tuple[TensorSpec, ...]:
@@ -35,6 +42,9 @@ def _decoder(config: ModelConfig, _index: int) -> tuple[TensorSpec, ...]:
     sinks = TensorSpec("self_attn.sinks", (config.num_attention_heads,))
     mlp = [*linear("mlp.router", experts, hidden, bias=True, parameter="mlp.gate")]
     for number in range(experts):
+        if is_split(config):
+            mlp += gated_mlp(hidden, inner, bias=True, prefix=f"mlp.experts.{number}.")
+            continue
         mlp += _expert(config, number, "gate_up_proj", 2 * inner, hidden)
         mlp += _expert(config, number, "down_proj", hidden, inner)
     return (
@@ -80,7 +90,15 @@ FAMILY = Family(
             "swiglu_limit": 7.0,
         },
         ignored=frozenset({"use_sliding_window", "max_window_layers", "mlp_bias"}),
-        own=frozenset({"num_local_experts", "num_experts_per_tok", "swiglu_alpha", "swiglu_limit"}),
+        own=frozenset(
+            {
+                "num_local_experts",
+                "num_experts_per_tok",
+                "swiglu_alpha",
+                "swiglu_limit",
+                "split_gate_up",
+            }
+        ),
         layer_types=_alternating,
     ),
     scores_heads=lambda config: config.num_attention_heads // config.num_key_value_heads,

@@ -39,8 +39,8 @@ def transformers_config(config: ModelConfig, dtype: torch.dtype) -> PreTrainedCo
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
         "max_position_embeddings": config.max_position_embeddings,
-        "use_cache": True,
     }
     plain: PreTrainedConfig = PreTrainedConfig.from_dict(raw)
     plain.model_type = config.model_type  # type: ignore[misc]
+    plain.use_cache = True  # in a dictionary it would be taken for one of generation's
     return plain

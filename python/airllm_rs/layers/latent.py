@@ -42,6 +42,9 @@ class LatentShape:
     """The same for queries; None if they are made of hidden states."""
     bias: bool
     scale: float
+    is_split: bool = False
+    """Whether keys are made by a matrix of their own, of shape (heads · latent, nope): from items
+    of keys to latents; and values by another."""
 
 
 class LatentAttention(nn.Module):
@@ -62,7 +65,12 @@ class LatentAttention(nn.Module):
             self.q_b_proj = Linear(shape.query_latent, queries, bias=False)
         self.kv_a_proj_with_mqa = Linear(hidden, shape.latent + shape.rope, bias=shape.bias)
         self.kv_a_layernorm = RMSNorm(shape.latent, _EPS)
-        self.kv_b_proj = Linear(shape.latent, heads * (shape.nope + shape.value), bias=False)
+        self.kv_b_proj: Linear | None = None
+        if shape.is_split:
+            self.k_b_proj = Linear(shape.nope, heads * shape.latent, bias=False)
+            self.v_b_proj = Linear(shape.latent, heads * shape.value, bias=False)
+        else:
+            self.kv_b_proj = Linear(shape.latent, heads * (shape.nope + shape.value), bias=False)
         self.o_proj = Linear(heads * shape.value, hidden, bias=shape.bias)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -92,15 +100,29 @@ class LatentAttention(nn.Module):
     ) -> Tensor:
         """Attend with queries made such that the latents are the keys, and the values."""
         shape = self.shape
-        with numbers(self.kv_b_proj) as matrix:
-            parts = matrix.view(shape.num_heads, shape.nope + shape.value, shape.latent)
-            to_key, to_value = parts[:, : shape.nope], parts[:, shape.nope :]
-            moved = torch.cat((query @ to_key, turned), dim=-1)
+
+        def attended(moved: Tensor) -> Tensor:
+            moved = torch.cat((moved, turned), dim=-1)
             seen = torch.cat((latent, key), dim=-1)
             mixed = attend(moved, seen, latent, context.sight, Scores(scale=shape.scale))
-            mixed = mixed.view(*mixed.shape[:2], shape.num_heads, shape.latent).transpose(1, 2)
-            values: Tensor = mixed @ to_value.transpose(1, 2)
-            del matrix, parts, to_key, to_value
+            return mixed.view(*mixed.shape[:2], shape.num_heads, shape.latent).transpose(1, 2)
+
+        values: Tensor
+        if self.kv_b_proj is None:
+            with numbers(self.k_b_proj) as matrix:
+                moved = query @ matrix.view(shape.num_heads, shape.latent, -1).transpose(1, 2)
+                del matrix
+            mixed = attended(moved)
+            with numbers(self.v_b_proj) as matrix:
+                to_value = matrix.view(shape.num_heads, shape.value, -1)
+                values = mixed @ to_value.transpose(1, 2)
+                del matrix, to_value
+        else:
+            with numbers(self.kv_b_proj) as matrix:
+                parts = matrix.view(shape.num_heads, shape.nope + shape.value, shape.latent)
+                to_key, to_value = parts[:, : shape.nope], parts[:, shape.nope :]
+                values = attended(query @ to_key) @ to_value.transpose(1, 2)
+                del matrix, parts, to_key, to_value
         return values.transpose(1, 2).flatten(2)
 
     def _in_heads(
@@ -108,8 +130,15 @@ class LatentAttention(nn.Module):
     ) -> Tensor:
         """Attend with the keys and values of each head."""
         shape = self.shape
-        made = self.kv_b_proj(latent[:, 0]).view(*latent[:, 0].shape[:2], shape.num_heads, -1)
-        keys, values = made.transpose(1, 2).split((shape.nope, shape.value), dim=-1)
+        heads = (*latent[:, 0].shape[:2], shape.num_heads, -1)
+        if self.kv_b_proj is None:
+            with numbers(self.k_b_proj) as matrix:
+                keys = latent @ matrix.view(shape.num_heads, shape.latent, -1)
+                del matrix
+            values = self.v_b_proj(latent[:, 0]).view(heads).transpose(1, 2)
+        else:
+            made = self.kv_b_proj(latent[:, 0]).view(heads)
+            keys, values = made.transpose(1, 2).split((shape.nope, shape.value), dim=-1)
         keys = torch.cat((keys, key.expand(-1, shape.num_heads, -1, -1)), dim=-1)
         queries = torch.cat((query, turned), dim=-1)
         return attend(queries, keys, values, context.sight, Scores(scale=shape.scale))

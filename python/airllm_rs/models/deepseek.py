@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from airllm_rs.errors import UnsupportedModelError
-from airllm_rs.families.deepseek import is_sparse, scale
+from airllm_rs.families.deepseek import is_sparse, is_split, scale
 from airllm_rs.layers.latent import LatentAttention, LatentShape
 from airllm_rs.layers.mlp import GatedMLP
 from airllm_rs.layers.moe import MixtureOfExperts, Router, within_groups
@@ -104,6 +104,7 @@ def _build(
         query_latent=keys.optional_count("q_lora_rank"),
         bias=config.attention_bias,
         scale=scale(config),
+        is_split=is_split(config),
     )
     inner = keys.count("moe_intermediate_size")
     shared = keys.optional_count("n_shared_experts")

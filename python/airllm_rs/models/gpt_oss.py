@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from airllm_rs.families.gpt_oss import is_transposed
+from airllm_rs.families.gpt_oss import is_split, is_transposed
 from airllm_rs.layers.attention import Attention
-from airllm_rs.layers.linear import Linear
+from airllm_rs.layers.linear import Linear, multiply_together
 from airllm_rs.layers.moe import MixtureOfExperts, Router, most_probable_of_best
 from airllm_rs.layers.scores import Scores
 from airllm_rs.layers.transposed import TransposedLinear
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ClampedMLP(nn.Module):
-    """``down((up + 1) * gate * sigmoid(alpha * gate))``, gate and up in alternating columns."""
+    """``down((up + 1) * gate * sigmoid(alpha * gate))``; gate and up alternate, or are two."""
 
     def __init__(
         self,
@@ -31,18 +31,28 @@ class ClampedMLP(nn.Module):
         *,
         alpha: float,
         limit: float,
+        is_split: bool = False,
     ) -> None:
         super().__init__()
-        self.gate_up_proj = kind(hidden_size, 2 * intermediate_size, bias=True)
+        self.gate_up_proj: Linear | None = None
+        if is_split:
+            self.gate_proj = kind(hidden_size, intermediate_size, bias=True)
+            self.up_proj = kind(hidden_size, intermediate_size, bias=True)
+        else:
+            self.gate_up_proj = kind(hidden_size, 2 * intermediate_size, bias=True)
         self.down_proj = kind(intermediate_size, hidden_size, bias=True)
         self._alpha = alpha
         self._limit = limit
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (N, hidden) to the same shape."""
-        both = self.gate_up_proj(x)
-        gate = both[..., 0::2].clamp(max=self._limit)
-        up = both[..., 1::2].clamp(-self._limit, self._limit)
+        if self.gate_up_proj is None:
+            gate, up = multiply_together(x, (self.gate_proj, self.up_proj))
+        else:
+            both = self.gate_up_proj(x)
+            gate, up = both[..., 0::2], both[..., 1::2]
+        gate = gate.clamp(max=self._limit)
+        up = up.clamp(-self._limit, self._limit)
         gated = gate * (gate * self._alpha).sigmoid()
         return self.down_proj((up + 1) * gated)  # type: ignore[no-any-return]
 
@@ -64,7 +74,12 @@ def build(config: ModelConfig) -> CausalTree:
             Router(config.hidden_size, experts, choose, bias=True),
             (
                 ClampedMLP(
-                    kind, config.hidden_size, config.intermediate_size, alpha=alpha, limit=limit
+                    kind,
+                    config.hidden_size,
+                    config.intermediate_size,
+                    alpha=alpha,
+                    limit=limit,
+                    is_split=is_split(config),
                 )
                 for _ in range(experts)
             ),

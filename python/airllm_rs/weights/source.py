@@ -47,6 +47,7 @@ class Matrix:
         self.shape = stored.shape
         self.is_packed = stored.layout is not None
         self.interleaved = stored.interleaved
+        self.shift = stored.shift
         self.stored_dtype = source.compute_dtype if self.is_packed else TORCH_DTYPES[stored.dtype]
         self._source = source
         self._layout = packed_layout(stored.layout) if stored.layout else plain_layout(stored.dtype)
@@ -241,6 +242,11 @@ class WeightSource:
         """Return a copy of a small tensor, always resident, in the dtype of the arithmetic."""
         dtype = dtype or self.compute_dtype
         matrix = self._matrices[name]
+        if matrix.shift:
+            (block,) = matrix.blocks
+            numbers = self.view(block, matrix.stored_dtype).float() + matrix.shift
+            matrix.forget()
+            return numbers.to(self.compute_dtype)
         if matrix.is_packed and len(matrix.blocks) == 1 and matrix.is_resident:
             numbers = torch.empty(matrix.shape, dtype=self.compute_dtype)
             weight = matrix.take(0)

@@ -184,7 +184,7 @@ def without(made: Weights, name: str) -> dict[str, Array]:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"expert_count": 8}, "expert_count is 8"),
+        ({"logit_scale": 8.0}, r"logit_scale is 8\.0"),
         ({"attention__scale": 0.5}, r"attention\.scale is 0\.5"),
         ({"attention__causal": False}, r"attention\.causal is False"),
         ({"attention__value_length": 8}, r"attention\.value_length is 8 and heads are of 16"),
@@ -210,6 +210,9 @@ def test_what_would_compute_something_else_is_refused(
         ({"block_count": None}, r"llama\.block_count is missing"),
         ({"block_count": "two"}, r"llama\.block_count is 'two', expected a whole number"),
         ({"block_count": 2**32 - 1}, "and there are"),
+        ({"expert_count": 8}, r"llama\.expert_used_count is missing"),
+        ({"expert_count": 8, "expert_used_count": 2}, r"lacks blk\.0\.ffn_gate_inp\.weight"),
+        ({"nextn_predict_layers": 2}, r"nextn_predict_layers \(2\) leaves none of 2 layers"),
         ({"block_count": 3}, r"lacks blk\.2\.attn_norm\.weight, .* and 6 more"),
         ({"feed_forward_length": 128}, r"blk\.0\.ffn_gate\.weight has shape \[96, 64\], expected"),
         ({"attention__head_count": 3}, "not a multiple of"),

@@ -49,7 +49,22 @@ def test_a_tokenizer_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"a\.gguf: its tokenizer cannot be conv") as caught:
         tokenizer_directory(files)
     assert "\n" not in str(caught.value)
+    assert "put tokenizer_config.json and the other tokenizer files" in str(caught.value)
     assert list(files.path.glob("tokenizer*")) == []
+
+
+def test_tokenizer_files_beside_are_used_where_that_of_the_file_cannot_be(tmp_path: Path) -> None:
+    source = tmp_path / "convertible.gguf"
+    write_gguf(source, "llama", random_weights("llama").file, tokenizer="gpt2")
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file=source.name)
+    folder = tmp_path / "other"
+    theirs.save_pretrained(folder)
+    path = write_gguf(folder / "a.gguf", "llama", random_weights("llama").file, tokenizer="bert")
+    files = open_checkpoint(path)
+    for _ in range(2):
+        assert tokenizer_directory(files) == folder
+    ours = load_tokenizer(tokenizer_directory(files))
+    assert ours("hello").input_ids == theirs("hello").input_ids
 
 
 def test_a_model_without_a_tokenizer_says_so(tmp_path: Path) -> None:

@@ -176,14 +176,18 @@ _QUERIES = (
 )
 
 
-def write(kind: str, path: Path, dtype: torch.dtype = torch.float32) -> Path:
+def write(
+    kind: str, path: Path, dtype: torch.dtype = torch.float32, others: Keys | None = None
+) -> Path:
     """Write the checkpoint of a kind, as transformers saves it, into ``path`` and return it.
 
     Attention is far from uniform; norms, biases, sinks and corrections are random; every value is
-    a bfloat16.
+    a bfloat16. ``others`` are laid over its keys of config.json.
     """
     model_type, keys = KINDS[kind]
-    config = AutoConfig.for_model(model_type, **{**SHAPE, "num_hidden_layers": 3, **keys})
+    config = AutoConfig.for_model(
+        model_type, **{**SHAPE, "num_hidden_layers": 3, **keys, **(others or {})}
+    )
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(zlib.crc32(kind.encode()))
     saved = model.state_dict()

@@ -74,6 +74,22 @@ class Metadata:
             raise self._wrong(key, value, "a number")
         return float(str(np.float32(value)))
 
+    def flag(self, key: str, default: bool) -> bool:
+        """Return whether something is so; ``default`` where nothing is said."""
+        value = self._scalar(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false")
+        return value
+
+    def flags(self, key: str) -> list[bool] | None:
+        """Return what a list says of each layer; None where there is no list."""
+        value = self._values.get(f"{self._prefix}{key}")
+        if not isinstance(value, list):
+            return None
+        return [bool(entry) for entry in value]
+
     def text(self, key: str, default: str) -> str:
         """Return a string."""
         value = self._scalar(key)
@@ -93,6 +109,17 @@ class Metadata:
         if value is not None and value != neutral:
             raise UnsupportedModelError(
                 f"{self._path}: {self._prefix}{key} is {value!r}, which cannot be imported"
+            )
+
+    def require_absent(self, key: str) -> None:
+        """Refuse a key that is there, whatever it says.
+
+        Raises:
+            UnsupportedModelError: if it is.
+        """
+        if f"{self._prefix}{key}" in self._values:
+            raise UnsupportedModelError(
+                f"{self._path}: it has {self._prefix}{key}, which cannot be imported"
             )
 
     def _scalar(self, key: str) -> object:

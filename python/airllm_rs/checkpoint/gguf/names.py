@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs.errors import CheckpointError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from airllm_rs.checkpoint.gguf.config import Shape
     from airllm_rs.checkpoint.gguf.source import StoredTensor
 
 EMBEDDING = "token_embd.weight"
@@ -18,31 +19,26 @@ NORM = "output_norm.weight"
 HEAD = "output.weight"
 ROPE_FACTORS = "rope_freqs.weight"
 
-Q, K = "attn_q", "attn_k"
-
-# Of a decoder layer, in order of use: GGUF's name, the checkpoint's, rows and columns.
-_LAYER = {
-    "attn_norm": ("input_layernorm", ("hidden",)),
-    Q: ("self_attn.q_proj", ("queries", "hidden")),
-    K: ("self_attn.k_proj", ("keys", "hidden")),
-    "attn_v": ("self_attn.v_proj", ("keys", "hidden")),
-    "attn_q_norm": ("self_attn.q_norm", ("head_dim",)),
-    "attn_k_norm": ("self_attn.k_norm", ("head_dim",)),
-    "attn_output": ("self_attn.o_proj", ("hidden", "queries")),
-    "ffn_norm": ("post_attention_layernorm", ("hidden",)),
-    "ffn_gate": ("mlp.gate_proj", ("inner", "hidden")),
-    "ffn_up": ("mlp.up_proj", ("inner", "hidden")),
-    "ffn_down": ("mlp.down_proj", ("hidden", "inner")),
-}
-QKV_BIASES = (Q, K, "attn_v")
-OUTPUT_BIAS = "attn_output"
-MLP_BIASES = ("ffn_gate", "ffn_up", "ffn_down")
-QK_NORMS = ("attn_q_norm", "attn_k_norm")
-
 # Frequencies that some converters copied although nothing needs them.
 _IGNORED_SUFFIX = ".attn_rot_embd"
 
 _SHOWN = 3
+
+
+class Part(NamedTuple):
+    """A tensor that a file should have, and what the checkpoint calls it."""
+
+    theirs: str
+    ours: str
+    """With ``{}`` a tensor for each index of the first dimension, such as an expert's."""
+    shape: tuple[int, ...]
+    """In the file."""
+    is_permuted: bool = False
+    """Whether rows were reordered within each head: llama.cpp rotates 2i with 2i + 1."""
+    shift: float = 0.0
+    """What has to be added to the numbers in the file."""
+    is_flat: bool = False
+    """Whether the matrices of all heads are one below the other in the checkpoint."""
 
 
 class Match(NamedTuple):
@@ -50,65 +46,69 @@ class Match(NamedTuple):
 
     name: str
     stored: StoredTensor
-    is_permuted: bool
-    """Whether rows were reordered within each head: llama.cpp rotates 2i with 2i + 1."""
+    is_permuted: bool = False
+    shift: float = 0.0
 
 
 def match_tensors(
     path: Path,
     tensors: Mapping[str, StoredTensor],
-    shape: Shape,
+    parts: Sequence[Part],
     *,
-    biases: Sequence[str],
-    qk_norm: bool,
-    is_permuted: bool,
+    layers: int,
+    others: Collection[str] = (),
 ) -> list[Match]:
     """Return the tensors of the checkpoint in order of use.
 
     Args:
         path: The file, for messages.
         tensors: What it has.
-        shape: What its metadata says.
-        biases: The parts of each layer that have one.
-        qk_norm: Whether queries and keys are normalised per head.
-        is_permuted: Whether the architecture's queries and keys are.
+        parts: What it should have.
+        layers: How many layers there are; what belongs to later ones is left out.
+        others: Tensors that it may have beyond.
 
     Raises:
         CheckpointError: naming tensors that are missing, or one of a wrong shape.
         UnsupportedModelError: naming tensors that are no part of such a model.
     """
-    wanted: list[tuple[str, str, tuple[int, ...], bool]] = []
-    table = (shape.vocab, shape.hidden)
-    wanted.append((EMBEDDING, "model.embed_tokens.weight", table, False))
-    for n in range(shape.layers):
-        for part, (name, sizes) in _LAYER.items():
-            if part in QK_NORMS and not qk_norm:
-                continue
-            permuted = is_permuted and part in (Q, K)
-            dimensions = tuple(getattr(shape, size) for size in sizes)
-            theirs, ours = f"blk.{n}.{part}", f"model.layers.{n}.{name}"
-            wanted.append((f"{theirs}.weight", f"{ours}.weight", dimensions, permuted))
-            if part in biases:
-                wanted.append((f"{theirs}.bias", f"{ours}.bias", dimensions[:1], permuted))
-    wanted.append((NORM, "model.norm.weight", (shape.hidden,), False))
-    if HEAD in tensors:
-        wanted.append((HEAD, "lm_head.weight", table, False))
-    names = {theirs for theirs, *_ in wanted}
-    if missing := [theirs for theirs, *_ in wanted if theirs not in tensors]:
+    names = {part.theirs for part in parts}
+    if missing := [part.theirs for part in parts if part.theirs not in tensors]:
         raise CheckpointError(f"{path} lacks {_some(missing)}")
-    extra = [name for name in tensors if name not in names and name != ROPE_FACTORS]
-    if extra := [name for name in extra if _IGNORED_SUFFIX not in name]:
+    extra = [name for name in tensors if name not in names and name not in others]
+    extra = [name for name in extra if _IGNORED_SUFFIX not in name and not _is_after(name, layers)]
+    if extra:
         raise UnsupportedModelError(f"{path} has {_some(extra)}, which is not known here")
     matches: list[Match] = []
-    for theirs, ours, dimensions, permuted in wanted:
-        stored = tensors[theirs]
-        if stored.shape != dimensions:
+    for part in parts:
+        stored = tensors[part.theirs]
+        if stored.shape != part.shape:
             raise CheckpointError(
-                f"{path}: {theirs} has shape {list(stored.shape)}, expected {list(dimensions)} "
-                "from the metadata"
+                f"{path}: {part.theirs} has shape {list(stored.shape)}, expected "
+                f"{list(part.shape)} from the metadata"
             )
-        matches.append(Match(ours, stored, permuted))
+        matches.extend(_matches(part, stored))
     return matches
+
+
+def _matches(part: Part, stored: StoredTensor) -> Iterator[Match]:
+    if part.is_flat:
+        stored = stored._replace(shape=(prod(part.shape[:-1]), part.shape[-1]))
+    if "{}" not in part.ours:
+        yield Match(part.ours, stored, part.is_permuted, part.shift)
+        return
+    count, *shape = stored.shape
+    nbytes = stored.nbytes // count
+    for index in range(count):
+        one = stored._replace(
+            shape=tuple(shape), offset=stored.offset + index * nbytes, nbytes=nbytes
+        )
+        yield Match(part.ours.format(index), one)
+
+
+def _is_after(name: str, layers: int) -> bool:
+    """Tell whether a tensor is of layers that guess further tokens, behind the others."""
+    found = re.match(r"blk\.(\d+)\.", name)
+    return found is not None and int(found[1]) >= layers
 
 
 def _some(names: Iterable[str]) -> str:

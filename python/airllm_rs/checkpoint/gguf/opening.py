@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import numpy as np
+    import numpy.typing as npt
+
     from airllm_rs.checkpoint.gguf.config import Description
     from airllm_rs.checkpoint.gguf.tensors import GgufTensors
 
 log = logging.getLogger(__name__)
 
 # Part of the directory's name: a change of what is written makes a new one.
-_FORMAT = "gguf-1"
+_FORMAT = "gguf-2"
 
 
 def open_gguf(
@@ -87,14 +90,17 @@ def read_model(parts: tuple[Path, ...]) -> GgufModel:
             f"{parts[0]}: GGUF files need the gguf package: pip install 'airllm_rs[gguf]'"
         ) from error
     from airllm_rs.checkpoint.gguf.config import describe
-    from airllm_rs.checkpoint.gguf.names import ROPE_FACTORS
     from airllm_rs.checkpoint.gguf.tokenizer import has_tokenizer
 
     identity = source_identity(parts)
     source = read_source(parts)
-    factors = source.tensors.get(ROPE_FACTORS)
-    description = describe(source, None if factors is None else read_floats(parts, factors))
-    entries = entries_of(source.path, description.tensors, description.shape.head_dim)
+
+    def vector(name: str) -> npt.NDArray[np.float32] | None:
+        tensor = source.tensors.get(name)
+        return None if tensor is None else read_floats(parts, tensor)
+
+    description = describe(source, vector)
+    entries = entries_of(source.path, description.tensors, description.head_dim)
     return GgufModel(parts, identity, description, entries, has_tokenizer(source))
 
 

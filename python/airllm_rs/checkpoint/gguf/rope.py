@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from airllm_rs.errors import UnsupportedModelError
+from airllm_rs.checkpoint.gguf.names import ROPE_FACTORS
+from airllm_rs.errors import CheckpointError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,13 +15,70 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from airllm_rs.checkpoint.gguf.facts import Facts, Shape
     from airllm_rs.checkpoint.gguf.metadata import Metadata
 
 # Relative; the factors were computed in float32.
 _TOLERANCE = 1e-4
 
 
-def rope_scaling(path: Path, metadata: Metadata) -> dict[str, object] | None:
+def rope_parameters(
+    facts: Facts,
+    shape: Shape,
+    *,
+    has_log_multiplier: bool = False,
+    is_long: bool = False,
+    of_head: bool = True,
+) -> dict[str, object]:
+    """Return ``rope_parameters``, the key of config.json.
+
+    Args:
+        facts: The file.
+        shape: The sizes of the model.
+        has_log_multiplier: Whether YaRN may scale scores, as DeepSeek's does.
+        is_long: Whether the caller reads longrope, its tensors and its factor of attention.
+        of_head: Whether the items that turn are a share of each head, and not a part of its own.
+
+    Raises:
+        UnsupportedModelError: for a scaling that config.json has no words for.
+        CheckpointError: for numbers that make no sense.
+    """
+    path, metadata = facts.path, facts.metadata
+    theta = metadata.number("rope.freq_base") or 10_000.0
+    if theta <= 0:
+        raise CheckpointError(f"{path}: rope.freq_base is {theta}, expected more than 0")
+    if not is_long:
+        metadata.require_neutral("rope.scaling.attn_factor", 1)
+    scaling = None
+    if not is_long or metadata.text("rope.scaling.type", "none") != "longrope":
+        scaling = rope_scaling(path, metadata, has_log_multiplier=has_log_multiplier)
+    factors = facts.vector(ROPE_FACTORS)
+    if factors is not None:
+        if factors.shape != (shape.turned // 2,):
+            raise CheckpointError(
+                f"{path}: {ROPE_FACTORS} has shape {list(factors.shape)}, "
+                f"expected [{shape.turned // 2}]"
+            )
+        llama3 = llama3_scaling(path, factors, theta)
+        if llama3 is not None and scaling is not None:
+            raise UnsupportedModelError(
+                f"{path}: RoPE is scaled twice, by metadata and by {ROPE_FACTORS}"
+            )
+        scaling = llama3 or scaling
+    is_partial = of_head and shape.turned < shape.head_dim
+    return {
+        "rope_parameters": {
+            "rope_type": "default",
+            **(scaling or {}),
+            "rope_theta": theta,
+            **({"partial_rotary_factor": shape.turned / shape.head_dim} if is_partial else {}),
+        }
+    }
+
+
+def rope_scaling(
+    path: Path, metadata: Metadata, *, has_log_multiplier: bool = False
+) -> dict[str, object] | None:
     """Return the scaling that the metadata names, in the words of config.json; None for none.
 
     Raises:
@@ -41,12 +99,17 @@ def rope_scaling(path: Path, metadata: Metadata) -> dict[str, object] | None:
         raise UnsupportedModelError(f"{path}: RoPE scaling {kind!r} cannot be imported")
     for key in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor"):
         metadata.require_neutral(f"rope.scaling.{key}", 1)
-    metadata.require_neutral("rope.scaling.yarn_log_multiplier", 0)
     found: dict[str, object] = {
         "rope_type": "yarn",
         "factor": factor,
         "original_max_position_embeddings": original,
     }
+    if not has_log_multiplier:
+        metadata.require_neutral("rope.scaling.yarn_log_multiplier", 0)
+    elif multiplier := metadata.number("rope.scaling.yarn_log_multiplier"):
+        # the file has a tenth of one of two numbers, which are the same in all published models
+        share = round(10 * multiplier, 6)
+        found |= {"mscale": share, "mscale_all_dim": share}
     for key in ("beta_fast", "beta_slow"):
         if (value := metadata.number(f"rope.scaling.yarn_{key}")) is not None:
             found[key] = value

@@ -28,7 +28,7 @@ class GgufTensors:
     files: list[str]
     infos: Mapping[str, TensorInfo] = field(repr=False)
     weights: Mapping[str, StoredWeight] = field(repr=False)
-    """Those that are packed, or whose rows are in another order."""
+    """Those that are packed, whose rows are in another order, or whose numbers are others."""
     has_tokenizer: bool
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -45,7 +45,10 @@ class GgufTensors:
 
 
 def entries_of(path: Path, matches: Sequence[Match], head_dim: int) -> list[list[object]]:
-    """Return what `INDEX` says about tensors: (name, type, shape, file, offset, rows interleaved).
+    """Return what `INDEX` says about each tensor.
+
+    That is its name, type, shape, file and offset, how many of its rows are interleaved, and what
+    has to be added to its numbers.
 
     Raises:
         UnsupportedModelError: naming a tensor of a type that cannot be read.
@@ -59,9 +62,8 @@ def entries_of(path: Path, matches: Sequence[Match], head_dim: int) -> list[list
         if stored.kind in PACKED:
             row_nbytes(tensor, stored.kind, stored.shape)
         interleaved = head_dim if match.is_permuted else 0
-        entries.append(
-            [match.name, stored.kind, stored.shape, stored.file, stored.offset, interleaved]
-        )
+        place = (stored.file, stored.offset)
+        entries.append([match.name, stored.kind, stored.shape, *place, interleaved, match.shift])
     return entries
 
 
@@ -88,10 +90,10 @@ def read_tensors(directory: Path, files: Sequence[Path]) -> GgufTensors:
     weights: dict[str, StoredWeight] = {}
     try:
         assert isinstance(listed, list)
-        for name, kind, shape, file, offset, interleaved in listed:
-            weight = _weight(name, kind, tuple(shape), file, offset, interleaved)
+        for name, kind, shape, file, offset, interleaved, shift in listed:
+            weight = _weight(name, kind, tuple(shape), file, offset, interleaved, shift)
             infos[name] = weight.parts[0].info
-            if weight.layout is not None or weight.interleaved:
+            if weight.layout is not None or weight.interleaved or weight.shift:
                 weights[name] = weight
     except (AirLLMError, AssertionError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory / INDEX} is broken: delete {directory}") from error
@@ -99,7 +101,13 @@ def read_tensors(directory: Path, files: Sequence[Path]) -> GgufTensors:
 
 
 def _weight(
-    name: str, kind: str, shape: tuple[int, ...], file: int, offset: int, interleaved: int
+    name: str,
+    kind: str,
+    shape: tuple[int, ...],
+    file: int,
+    offset: int,
+    interleaved: int,
+    shift: float,
 ) -> StoredWeight:
     layout = layout_of(kind)
     if layout is None:
@@ -110,4 +118,5 @@ def _weight(
     else:
         width = row_nbytes(name, kind, shape)
         info = TensorInfo("U8", (shape[0], width), file, offset, shape[0] * width)
-    return StoredWeight(name, shape, (StoredPart(Q, name, info),), layout, interleaved=interleaved)
+    part = StoredPart(Q, name, info)
+    return StoredWeight(name, shape, (part,), layout, interleaved=interleaved, shift=shift)

@@ -28,8 +28,11 @@ def has_tokenizer(source: Source) -> bool:
 def tokenizer_directory(files: ModelFiles) -> Path:
     """Return the directory with the tokenizer of a model; that of a GGUF file is made now.
 
+    If transformers cannot make one of what the file has, it is the directory that the file lies in,
+    where that has the files of a tokenizer.
+
     Raises:
-        TokenizerError: if transformers cannot make one of what the file has.
+        TokenizerError: if there are none either.
         CheckpointError: if the file has changed since it was opened.
         OSError: if the directory cannot be written to.
     """
@@ -37,7 +40,17 @@ def tokenizer_directory(files: ModelFiles) -> Path:
     if files.converts_tokenizer and not (directory / _LAST).exists():
         with locked(directory / ".tokenizer.lock"):
             if not (directory / _LAST).exists():
-                _convert([Path(path) for path in files.files], directory)
+                parts = [Path(path) for path in files.files]
+                beside = parts[0].parent
+                try:
+                    _convert(parts, directory)
+                except TokenizerError as error:
+                    if (beside / _LAST).exists():
+                        return beside
+                    raise TokenizerError(
+                        f"{error}; put {_LAST} and the other tokenizer files of the original "
+                        "checkpoint beside it, or give token ids"
+                    ) from error
     return directory
 
 
@@ -75,7 +88,7 @@ def convert_tokenizer(source: Path, directory: Path) -> list[Path]:
         )
         tokenizer.save_pretrained(directory)
     except Exception as error:  # the tokenizers package raises bare ones
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        first = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise TokenizerError(f"{source}: its tokenizer cannot be converted: {first}") from error
     finally:
         shutil.rmtree(alone)
