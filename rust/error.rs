@@ -126,6 +126,20 @@ pub enum Error {
         /// What it is.
         found: usize,
     },
+    /// What scores of attention are capped at is no number above zero.
+    #[error("softcap is {found}: it must be a finite number above zero; None for no cap")]
+    Softcap {
+        /// What it is.
+        found: f32,
+    },
+    /// Memory for what a kernel works with cannot be had.
+    #[error("{what} needs {needed} bytes of memory, which cannot be had")]
+    NoMemory {
+        /// What needs it.
+        what: &'static str,
+        /// Bytes asked for.
+        needed: usize,
+    },
     /// Packed integers, or where they are to go, are not as large as their shape says.
     #[error("{what}: {found} bytes, expected {needed}")]
     RepackSize {

@@ -11,6 +11,7 @@ use airllm_rs::quant::float::Float;
 use airllm_rs::quant::layout::Layout;
 use airllm_rs::quant::product::{Activations, Product, products};
 use airllm_rs::quant::team;
+use airllm_rs::quant::team::Output;
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::{Parts, Weight};
 
@@ -116,7 +117,7 @@ fn product(tier: Tier, stored: Float, float: Float, rows: usize) {
         let product = Product {
             weight,
             bias: None,
-            out: &mut out,
+            out: Output::new(&mut out),
             stride: n,
         };
         products(tier, given, &mut [product]).expect("the sizes fit");
@@ -206,7 +207,7 @@ fn call(tier: Tier) {
             let product = Product {
                 weight,
                 bias: None,
-                out: &mut out,
+                out: Output::new(&mut out),
                 stride: 64,
             };
             products(tier, given, &mut [product]).expect("the sizes fit");

@@ -12,6 +12,7 @@ use airllm_rs::quant::float::Float;
 use airllm_rs::quant::product::{Activations, Product, products};
 use airllm_rs::quant::scheme::Scheme;
 use airllm_rs::quant::team;
+use airllm_rs::quant::team::Output;
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::{Parts, Weight};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -153,7 +154,7 @@ fn bench_product(criterion: &mut Criterion) {
                                 all.push(Product {
                                     weight,
                                     bias: None,
-                                    out,
+                                    out: Output::new(out),
                                     stride: ROWS,
                                 });
                             }

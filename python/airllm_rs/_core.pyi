@@ -458,8 +458,12 @@ def attend(
         window: How many keys a token sees at most, its own included.
         mask: A buffer of shape (B or 1, 1, T, S): bool, whether a key is seen, or f32, added to the
             scores.
-        softcap: Scores become ``softcap * tanh(score / softcap)``.
+        softcap: Scores become ``softcap * tanh(score / softcap)``; above zero.
         sinks: A buffer of f32: for each head the score of a key without a value.
+
+    Raises:
+        ValueError: if sizes do not fit together, or ``softcap`` is not a number above zero.
+        MemoryError: if there is no memory for what lies between scores and results.
     """
 
 def dequantize_into(
@@ -484,14 +488,21 @@ def linear(
 ) -> None:
     """Multiply up to 32 rows with several weights: ``out = x @ weight.T + bias``, summed in f32.
 
-    The bits of a row of the results depend on that row of ``x`` and on the weight alone.
+    The bits of a row of the results depend on that row of ``x`` and on the weight alone. Runs on
+    torch's threads where torch is loaded, and on its own in a process that was forked after this
+    module was imported; one that is forked before, with threads of torch's, may wait for them
+    forever, as torch does.
 
     Args:
         x: A contiguous buffer of shape (M, cols).
         dtype: Of x, results and biases: ``F32``, ``F16`` or ``BF16``.
         weights: Of shape (rows, cols) each.
-        outs: For each, (buffer, items before its first result, items from row to row).
+        outs: For each, (buffer, items before its first result, items from row to row). Several may
+            have one buffer; none of them ``x``, a weight or a bias.
         biases: For each, a buffer of (rows,) or None.
+
+    Raises:
+        ValueError: if sizes do not fit together, or results lie on each other.
     """
 
 def repack(
@@ -538,7 +549,7 @@ def quantize(
         effort: ``search`` tries several scales per block, ``fast`` takes the largest magnitude.
 
     Raises:
-        ValueError: if sizes do not fit together.
+        ValueError: if sizes do not fit together, or ``q``, ``scale`` and ``row`` lie on each other.
     """
 
 def gather_rows(

@@ -8,6 +8,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::quant::team::Output;
+
 /// The bytes of an object that offers them contiguously, kept for as long as this lives.
 pub(super) struct Bytes {
     view: Box<ffi::Py_buffer>,
@@ -57,6 +59,29 @@ impl Bytes {
         }
         // SAFETY: as above, and the view was asked for as writable.
         unsafe { slice::from_raw_parts_mut(self.view.buf.cast(), nbytes) }
+    }
+
+    /// Everything behind the first `offset` bytes, for a kernel that has several outputs, which may
+    /// be views of the same memory.
+    pub(super) fn as_output(&mut self, offset: usize) -> Output<'_, u8> {
+        let nbytes = self.view.len.unsigned_abs();
+        if offset >= nbytes {
+            return Output::new(&mut []);
+        }
+        let start = self.view.buf.cast::<u8>().wrapping_add(offset);
+        // SAFETY: the exporter keeps this many bytes in place until the view is released, which was
+        // asked for as writable; whoever hands a buffer to a kernel leaves it alone meanwhile.
+        unsafe { Output::shared(start, nbytes - offset) }
+    }
+
+    /// Whether any byte is one of the other's as well.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let range = |view: &ffi::Py_buffer| {
+            let start = view.buf.addr();
+            start..start + view.len.unsigned_abs()
+        };
+        let (own, other) = (range(&self.view), range(&other.view));
+        own.start.max(other.start) < own.end.min(other.end)
     }
 }
 

@@ -4,7 +4,9 @@ use std::io;
 use std::path::Path;
 
 use pyo3::create_exception;
-use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{
+    PyException, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyValueError,
+};
 use pyo3::prelude::*;
 
 use crate::error::{Error, StoreError};
@@ -82,6 +84,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
         | Error::WeightPart { .. }
         | Error::WeightShape { .. }
         | Error::ProductShape { .. }
+        | Error::Softcap { .. }
         | Error::RepackSize { .. }
         | Error::RepackShape { .. }
         | Error::Layout { .. }
@@ -92,6 +95,7 @@ pub(crate) fn raise(error: Error) -> PyErr {
         Error::Store(StoreError::Job { .. }) => PyValueError::new_err(message),
         Error::Store(StoreError::Interrupted) => PyKeyboardInterrupt::new_err(()),
         Error::Store(_) => CheckpointError::new_err(message),
+        Error::NoMemory { .. } => PyMemoryError::new_err(message),
         Error::NotScheduled { .. } => NotScheduled::new_err(message),
         Error::LeaseHeld { .. } => LeaseHeld::new_err(message),
         Error::WorkerPanicked => WorkerPanicked::new_err(message),

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use crate::io::probe;
+use crate::quant::team;
 
 type Probed = (&'static str, bool, Option<String>, usize);
 
@@ -33,6 +34,8 @@ fn probe_engines(py: Python<'_>, path: PathBuf) -> Vec<Probed> {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    // before the process can be forked with kernels at hand
+    team::watch_forks();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     let profile = if cfg!(debug_assertions) {
         "debug"

@@ -55,7 +55,6 @@ impl PyWeight {
         reason = "one keyword per part of a weight"
     )]
     fn new(
-        py: Python<'_>,
         layout: Py<PyLayout>,
         rows: usize,
         cols: usize,
@@ -85,7 +84,6 @@ impl PyWeight {
             parts,
         };
         Weight::new(&weight.layout.get().inner, rows, cols, weight.parts()).map_err(raise)?;
-        let _ = py;
         Ok(weight)
     }
 
@@ -213,7 +211,7 @@ pub(crate) fn linear(
             jobs.push(Product {
                 weight: weight.weight(),
                 bias: bias.as_ref().map(Bytes::as_slice),
-                out: buffer.as_mut_slice().get_mut(*offset..).unwrap_or(&mut []),
+                out: buffer.as_output(*offset),
                 stride: *stride,
             });
         }
@@ -258,6 +256,19 @@ pub(crate) fn quantize(
     let values = Bytes::read(values)?;
     let (mut q, mut scale) = (Bytes::write(q)?, Bytes::write(scale)?);
     let mut row = row.map(Bytes::write).transpose()?;
+    let parts: Vec<_> = [Some(&q), Some(&scale), row.as_ref()]
+        .into_iter()
+        .flatten()
+        .collect();
+    if (1..parts.len()).any(|part| {
+        parts[..part]
+            .iter()
+            .any(|other| parts[part].overlaps(other))
+    }) {
+        return Err(PyValueError::new_err(
+            "parts of a weight that lie on each other",
+        ));
+    }
     let result = py.detach(|| {
         let numbers = Numbers {
             float,

@@ -132,7 +132,7 @@ fn int8(values: &[f32], q: &mut [u8], scale: &mut [u8]) -> Result<f32, NotFinite
     for step in &mut steps {
         *step /= 127.0;
     }
-    let row = unit(&steps, 255.0);
+    let row = unit(&steps, 255.0, 127.0);
     for (scale, step) in scale.iter_mut().zip(&mut steps) {
         let code = if row > 0.0 { *step / row } else { 0.0 };
         let nearest = round(code);
@@ -164,7 +164,7 @@ fn four<const BLOCK: usize>(
     if effort == Effort::Search {
         search::<BLOCK>(values, &mut steps);
     }
-    let row = unit(&steps, 127.0);
+    let row = unit(&steps, 127.0, 1.0);
     for (scale, step) in scale.iter_mut().zip(&mut steps) {
         let code = if row > 0.0 { round(*step / row) } else { 0 };
         *scale = code as u8;
@@ -211,12 +211,17 @@ fn largest<const BLOCK: usize>(values: &[f32]) -> Result<Vec<f32>, NotFinite> {
 }
 
 /// What the row's scales are counted in, when the largest becomes `most`; 0 for a row of zeros.
+///
+/// The largest scale times `code`, the largest of its codes, is a number.
 #[inline(always)]
-fn unit(steps: &[f32], most: f32) -> f32 {
+fn unit(steps: &[f32], most: f32, code: f32) -> f32 {
     let largest = steps
         .iter()
         .fold(0, |largest, step| largest.max(step.to_bits() & 0x7fff_ffff));
-    let unit = f32::from_bits(largest) / most;
+    let mut unit = f32::from_bits(largest) / most;
+    while (most * unit * code).is_infinite() {
+        unit = unit.next_down();
+    }
     // the inverse of a subnormal number may be infinite
     if unit < f32::MIN_POSITIVE { 0.0 } else { unit }
 }
@@ -275,7 +280,11 @@ fn search<const BLOCK: usize>(values: &[f32], steps: &mut [f32]) {
             }
         }
         for (step, factor) in steps.iter_mut().zip(factor) {
-            *step *= factor;
+            let found = *step * factor;
+            // near the largest number the better step may be none
+            if found.is_finite() {
+                *step = found;
+            }
         }
     }
 }

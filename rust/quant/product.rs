@@ -55,7 +55,7 @@ pub struct Product<'a> {
     /// Added to the results: n numbers of the activations' dtype.
     pub bias: Option<&'a [u8]>,
     /// Results, (rows, n) of the activations' dtype.
-    pub out: &'a mut [u8],
+    pub out: team::Output<'a, u8>,
     /// Items from one row of the results to the next.
     pub stride: usize,
 }
@@ -119,11 +119,12 @@ impl<'a> Prepared<'a> {
 /// how many rows there are, on which threads run, or on the other weights.
 ///
 /// # Errors
-/// `ProductShape` when sizes do not fit together.
+/// `ProductShape` when sizes do not fit together, or results would lie on each other.
 pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) -> Result<(), Error> {
     for product in products.iter() {
         check(&x, product)?;
     }
+    check_apart(&x, products)?;
     if x.rows == 0 {
         return Ok(());
     }
@@ -131,13 +132,13 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
     let mut first_pieces = Vec::with_capacity(products.len());
     let mut pieces = 0;
     let mut outputs = Vec::with_capacity(products.len());
-    for product in products.iter_mut() {
+    for product in &*products {
         first_pieces.push(pieces);
         pieces += product.weight.rows.div_ceil(PIECE);
         outputs.push(Target {
             weight: product.weight,
             bias: product.bias,
-            out: team::Output::new(&mut *product.out),
+            out: &product.out,
             stride: product.stride,
         });
     }
@@ -167,7 +168,7 @@ pub fn products(tier: Tier, x: Activations<'_>, products: &mut [Product<'_>]) ->
 struct Target<'a> {
     weight: Weight<'a>,
     bias: Option<&'a [u8]>,
-    out: team::Output<'a, u8>,
+    out: &'a team::Output<'a, u8>,
     stride: usize,
 }
 
@@ -195,7 +196,7 @@ impl Target<'_> {
             }
             let start = (m * self.stride + rows.start) * size;
             // SAFETY: this piece alone writes these columns: `check` found rows of the results
-            // apart.
+            // apart, and `check_apart` those of other products.
             let out = unsafe { self.out.part(start..start + rows.len() * size) };
             convert(tier, Float::F32, column, x.float, out);
         }
@@ -204,6 +205,11 @@ impl Target<'_> {
 
 /// Write the sums of `rows` of a weight with each row of the activations, (rows, x.rows), f32.
 fn sum(tier: Tier, weight: &Weight<'_>, rows: Range<usize>, x: &Prepared<'_>, sums: &mut [f32]) {
+    if weight.cols == 0 {
+        // kernels need not know: parts that nothing is read of may be missing
+        sums.fill(0.0);
+        return;
+    }
     let is_done = match weight.layout {
         &Layout::Dense(stored) => {
             sum_dense(tier, weight, stored, rows.clone(), x, sums);
@@ -373,6 +379,33 @@ fn check(x: &Activations<'_>, product: &Product<'_>) -> Result<(), Error> {
     };
     if product.out.len() < needed || (x.rows > 1 && product.stride < rows) {
         return Err(fault("bytes of the results", needed, product.out.len()));
+    }
+    Ok(())
+}
+
+/// Results of several products may have one buffer; none may be written twice.
+fn check_apart(x: &Activations<'_>, products: &[Product<'_>]) -> Result<(), Error> {
+    if products.len() < 2 {
+        return Ok(());
+    }
+    let size = x.float.nbytes();
+    let mut rows = Vec::with_capacity(products.len() * x.rows);
+    for product in products.iter().filter(|product| product.weight.rows > 0) {
+        for m in 0..x.rows {
+            let start = product.out.address() + m * product.stride * size;
+            rows.push((start, product.weight.rows * size));
+        }
+    }
+    rows.sort_unstable();
+    for pair in rows.windows(2) {
+        let (needed, found) = (pair[0].1, pair[1].0 - pair[0].0);
+        if found < needed {
+            return Err(Error::ProductShape {
+                what: "bytes from results to the next",
+                needed,
+                found,
+            });
+        }
     }
     Ok(())
 }

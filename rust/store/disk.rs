@@ -121,14 +121,22 @@ fn reserve(file: &File, nbytes: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if nbytes > 0 {
         use rustix::fs::{FallocateFlags, fallocate};
-        match fallocate(file, FallocateFlags::empty(), 0, nbytes) {
-            Ok(()) => return Ok(()),
-            // A file system that cannot: a full disk shows when it is written.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
-            Err(errno) => return Err(errno.into()),
+        if allocated(|| fallocate(file, FallocateFlags::empty(), 0, nbytes))? {
+            return Ok(());
         }
     }
     file.set_len(nbytes)
+}
+
+/// Call until no signal comes between; whether the file system can allocate at all.
+#[cfg(target_os = "linux")]
+fn allocated(allocate: impl FnMut() -> rustix::io::Result<()>) -> io::Result<bool> {
+    match rustix::io::retry_on_intr(allocate) {
+        Ok(()) => Ok(true),
+        // A file system that cannot: a full disk shows when it is written.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn write_at(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -171,4 +179,25 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     #[cfg(not(unix))]
     let _ = path;
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn room_is_asked_for_again_after_a_signal() {
+        let mut answers = [Err(Errno::INTR), Err(Errno::INTR), Ok(())].into_iter();
+        assert!(allocated(|| answers.next().unwrap()).unwrap());
+        assert!(answers.next().is_none());
+    }
+
+    #[test]
+    fn a_file_system_without_allocation_is_no_failure_and_a_full_one_is() {
+        assert!(!allocated(|| Err(Errno::OPNOTSUPP)).unwrap());
+        let full = allocated(|| Err(Errno::NOSPC)).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    }
 }

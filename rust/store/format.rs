@@ -1,6 +1,6 @@
 //! How the tensors of one file of a store lie in it: ordinary safetensors, aligned for direct reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use crate::dtype::Dtype;
@@ -42,7 +42,7 @@ pub struct Layout {
 /// Lay out a file: the tensors in the order given.
 ///
 /// # Errors
-/// `Job` when a tensor has no size, or a name that pads have.
+/// `Job` when a tensor has no size, or a name that pads or another tensor have.
 pub fn lay_out(tensors: &[Placed], metadata: &BTreeMap<String, String>) -> Result<Layout, Error> {
     let mut json = String::from("{\"__metadata__\":");
     json += &text(metadata);
@@ -61,6 +61,7 @@ pub fn lay_out(tensors: &[Placed], metadata: &BTreeMap<String, String>) -> Resul
     let mut offsets = Vec::with_capacity(tensors.len());
     let mut pads = Vec::new();
     let mut end = 0_u64;
+    let mut names = HashSet::with_capacity(tensors.len());
     for tensor in tensors {
         let fault = |reason: &str| StoreError::Job {
             tensor: tensor.name.clone(),
@@ -68,6 +69,9 @@ pub fn lay_out(tensors: &[Placed], metadata: &BTreeMap<String, String>) -> Resul
         };
         if tensor.name.starts_with(PAD) || tensor.name == "__metadata__" {
             return Err(fault("the name is taken").into());
+        }
+        if !names.insert(tensor.name.as_str()) {
+            return Err(fault("another tensor of the file has this name").into());
         }
         let nbytes = tensor.dtype.nbytes(&tensor.shape)?;
         let alignment = if tensor.starts_unit {

@@ -101,7 +101,7 @@ pub struct Attention<'a> {
     pub origins: &'a [isize],
     /// How many keys a token sees at most: itself and those just before it.
     pub window: Option<usize>,
-    /// Scores become `softcap * tanh(score / softcap)`.
+    /// Scores become `softcap * tanh(score / softcap)`; above zero.
     pub softcap: Option<f32>,
     /// A score per head for a key without a value (f32).
     pub sinks: Option<&'a [u8]>,
@@ -114,7 +114,8 @@ pub struct Attention<'a> {
 /// Scores, softmax and sums are f32; results are rounded once. A token that sees nothing gets zeros.
 ///
 /// # Errors
-/// `ProductShape` when sizes do not fit together.
+/// `ProductShape` when sizes do not fit together, `Softcap` when it is not a number above zero, and
+/// `NoMemory` when there is none for what the chunks give.
 pub fn attend(
     tier: Tier,
     call: &Attention<'_>,
@@ -128,19 +129,21 @@ pub fn attend(
     let shared = call.heads / call.groups;
     let queries = shared * call.tokens;
     let blocks = queries.div_ceil(QUERIES);
+    let count = call.batch * call.groups * blocks;
     let chunks = call.chunks();
-    let block_parts = chunks.len() * QUERIES * call.part_len();
+    let piece_parts = queries.min(QUERIES) * call.part_len();
     // one after the other: sequence, group, block of queries, chunk of keys
-    let mut parts = vec![0.0_f32; call.batch * call.groups * blocks * block_parts];
+    let mut parts = zeros([count, chunks, piece_parts])?;
     let out = team::Output::new(out);
     let block = |index: usize| {
         let (pair, block) = (index / blocks, index % blocks);
+        let batch = pair / call.groups;
         Chunk {
             call,
-            batch: pair / call.groups,
+            batch,
             group: pair % call.groups,
             queries: block * QUERIES..((block + 1) * QUERIES).min(queries),
-            chunk: 0,
+            chunk: call.first_chunk(batch),
         }
     };
     let finish = |block: &Chunk<'_>, parts: &[f32]| {
@@ -148,7 +151,7 @@ pub fn attend(
             let of_query = parts
                 .chunks_exact(call.part_len())
                 .skip(index)
-                .step_by(QUERIES);
+                .step_by(queries.min(QUERIES));
             let (head, token) = block.head_and_token(query);
             let at = block.batch * strides.batch + head * strides.head + token * strides.token;
             let size = call.float.nbytes();
@@ -158,22 +161,18 @@ pub fn attend(
         }
     };
     let all = team::Output::new(&mut parts);
-    let count = call.batch * call.groups * blocks;
-    team::run(count * chunks.len(), &|piece| {
-        let (index, chunk) = (piece / chunks.len(), piece % chunks.len());
-        let work = Chunk {
-            chunk: chunks.start + chunk,
-            ..block(index)
-        };
-        let len = QUERIES * call.part_len();
+    team::run(count * chunks, &|piece| {
+        let mut work = block(piece / chunks);
+        work.chunk += piece % chunks;
         // SAFETY: each piece has a part of its own.
-        let parts = unsafe { all.part(piece * len..(piece + 1) * len) };
+        let parts = unsafe { all.part(piece * piece_parts..(piece + 1) * piece_parts) };
         work.run(tier, parts);
-        if chunks.len() == 1 {
+        if chunks == 1 {
             finish(&work, parts);
         }
     });
-    if chunks.len() > 1 {
+    if chunks > 1 {
+        let block_parts = chunks * piece_parts;
         team::run(count, &|index| {
             finish(
                 &block(index),
@@ -182,6 +181,21 @@ pub fn attend(
         });
     }
     Ok(())
+}
+
+/// So many zeros as the product of sizes says.
+fn zeros(sizes: [usize; 3]) -> Result<Vec<f32>, Error> {
+    let len = sizes
+        .iter()
+        .try_fold(1, |len: usize, &size| len.checked_mul(size));
+    let len = len.unwrap_or(usize::MAX);
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(len).map_err(|_| Error::NoMemory {
+        what: "attention",
+        needed: len.saturating_mul(size_of::<f32>()),
+    })?;
+    zeros.resize(len, 0.0);
+    Ok(zeros)
 }
 
 impl Attention<'_> {
@@ -197,13 +211,19 @@ impl Attention<'_> {
         start.max(usize::try_from(gone).unwrap_or(0)).min(end)..end
     }
 
-    /// The chunks of positions that any token sees.
-    fn chunks(&self) -> Range<usize> {
-        let first = (0..self.batch).map(|batch| self.visible(batch, 0).start);
-        let last = (0..self.batch).map(|batch| self.visible(batch, self.tokens - 1).end);
-        let start = first.min().unwrap_or(0) / CHUNK;
+    /// The first chunk of positions that any token of a sequence sees.
+    fn first_chunk(&self, batch: usize) -> usize {
+        self.visible(batch, 0).start / CHUNK
+    }
+
+    /// How many chunks from its first one on hold what a sequence sees, at most.
+    fn chunks(&self) -> usize {
+        let of_sequence = |batch| {
+            let end = self.visible(batch, self.tokens - 1).end.div_ceil(CHUNK);
+            end.saturating_sub(self.first_chunk(batch))
+        };
         // one at least: tokens that see nothing get zeros from it
-        start..last.max().unwrap_or(0).div_ceil(CHUNK).max(start + 1)
+        (0..self.batch).map(of_sequence).max().unwrap_or(0).max(1)
     }
 
     /// Items of what a chunk gives for a query: the greatest score, the sum of the exponentials
@@ -275,7 +295,13 @@ impl Attention<'_> {
         if !self.origins.is_empty() && self.origins.len() < self.batch {
             return fault("origins", self.batch, self.origins.len());
         }
-        // positions are counted in chunks and must not overflow
+        if let Some(found) = self
+            .softcap
+            .filter(|most| !(*most > 0.0 && most.is_finite()))
+        {
+            return Err(Error::Softcap { found });
+        }
+        // positions must not overflow
         if let Some(origin) = self.origins.iter().find(|&&origin| origin < -MOST_GONE) {
             return fault("keys gone", MOST_GONE.unsigned_abs(), origin.unsigned_abs());
         }

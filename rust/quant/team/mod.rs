@@ -11,7 +11,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::quant::team::openmp::OpenMp;
-pub(crate) use crate::quant::team::output::Output;
+pub use crate::quant::team::output::Output;
 use crate::quant::team::pool::Pool;
 use crate::sync::fork;
 // std, not `crate::sync`: the model checker has no statics, and a team is not modelled.
@@ -75,13 +75,24 @@ pub fn is_openmp() -> bool {
     openmp().is_some()
 }
 
+/// Notice forks from here on.
+///
+/// A process that was forked before does not know whether it lacks the threads of its team; where
+/// torch had computed, it then hangs, in its own products as well as here.
+pub fn watch_forks() {
+    has_forked();
+}
+
 /// The OpenMP team, except in a forked process: its threads stayed behind, and libgomp would wait.
 fn openmp() -> Option<OpenMp> {
+    if has_forked() { None } else { OpenMp::found() }
+}
+
+/// Whether this process was forked since the first call.
+fn has_forked() -> bool {
     static FORKS: OnceLock<u64> = OnceLock::new();
     let forks = fork::count();
-    (*FORKS.get_or_init(|| forks) == forks)
-        .then(OpenMp::found)
-        .flatten()
+    *FORKS.get_or_init(|| forks) != forks
 }
 
 impl<'a> Job<'a> {

@@ -3,8 +3,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// A mutable slice that several threads write to; they keep out of each other's parts.
-pub(crate) struct Output<'a, T> {
+/// Memory that several threads write to; they keep out of each other's parts.
+#[derive(Debug)]
+pub struct Output<'a, T> {
     start: *mut T,
     len: usize,
     borrowed: PhantomData<&'a mut [T]>,
@@ -14,7 +15,9 @@ pub(crate) struct Output<'a, T> {
 unsafe impl<T: Send> Sync for Output<'_, T> {}
 
 impl<'a, T> Output<'a, T> {
-    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+    /// The memory of a slice.
+    #[must_use]
+    pub fn new(slice: &'a mut [T]) -> Self {
         Self {
             start: slice.as_mut_ptr(),
             len: slice.len(),
@@ -22,10 +25,34 @@ impl<'a, T> Output<'a, T> {
         }
     }
 
+    /// Memory that other outputs have as well; no slice of it is made but of parts.
+    ///
+    /// # Safety
+    /// For `'a`, there are `len` items from `start` on, which nobody reads or writes but through
+    /// such outputs. Whoever asks for parts knows those of all of them.
+    #[must_use]
+    pub unsafe fn shared(start: *mut T, len: usize) -> Self {
+        Self {
+            start,
+            len,
+            borrowed: PhantomData,
+        }
+    }
+
+    /// How many items.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address of the first one.
+    pub(crate) fn address(&self) -> usize {
+        self.start.addr()
+    }
+
     /// The items of a range.
     ///
     /// # Safety
-    /// While the result lives, nobody has a part that overlaps it.
+    /// While the result lives, nobody has a part that overlaps it, of this output or another.
     ///
     /// # Panics
     /// If the range leaves the slice.
@@ -37,7 +64,7 @@ impl<'a, T> Output<'a, T> {
             self.len
         );
         let start = self.start.wrapping_add(range.start);
-        // SAFETY: the range lies in the slice that `new` borrowed, and is this caller's alone.
+        // SAFETY: the range lies in the memory that `new` or `shared` got, and is this caller's alone.
         unsafe { std::slice::from_raw_parts_mut(start, range.len()) }
     }
 }

@@ -167,6 +167,9 @@ def test_what_does_not_fit_is_refused() -> None:
         {"origins": [-(1 << 62)]},
         {"mask": buffer(torch.zeros(1, 1, 1, 5).double())},
         {"sinks": buffer(torch.zeros(3))},
+        {"softcap": 0.0},
+        {"softcap": -30.0},
+        {"softcap": float("nan")},
     ):
         with pytest.raises(ValueError, match=r".+"):
             call(query, key, key, **more)

@@ -97,6 +97,8 @@ def test_what_does_not_fit_is_refused(values: np.ndarray) -> None:
         {"q": q[1:]},
         {"row": None},
         {"effort": "best"},
+        {"scale": q[: scale.size]},
+        {"row": scale[-row.size :]},
     ):
         with pytest.raises(ValueError, match=r".+"):
             call(**wrong)

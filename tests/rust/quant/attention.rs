@@ -1,5 +1,6 @@
 //! Attention against f64, and the same whoever is beside a token.
 
+use airllm_rs::error::Error;
 use airllm_rs::quant::attention::{Attention, MOST_TOKENS, Mask, Strides, Vectors, attend};
 use airllm_rs::quant::float::Float;
 use airllm_rs::quant::tier::Tier;
@@ -514,4 +515,76 @@ fn sizes_that_do_not_fit_are_refused() {
         ..call
     };
     assert!(refused(many, 33 * full, out_strides));
+}
+
+#[test]
+fn sequences_that_begin_far_apart_are_what_they_are_alone() {
+    let shape = Shape {
+        batch: 3,
+        tokens: 4,
+        length: 1030,
+        capacity: 1100,
+        ..PLAIN
+    };
+    let mut case = Case::new(&mut Numbers::new(16), shape, Float::Bf16);
+    case.origins = vec![-(1 << 40), 0, 600];
+    let row = shape.tokens * shape.heads * shape.value_dim * 2;
+    for tier in tiers() {
+        let all = case.all(tier);
+        for (batch, found) in all.chunks_exact(row).enumerate() {
+            assert!(found == case.some(tier, Some(batch), 0, shape.tokens));
+        }
+    }
+}
+
+/// One token of one head with numbers of one item.
+fn small(length: usize) -> Attention<'static> {
+    let one = Vectors {
+        bytes: &[0; 4],
+        strides: Strides::default(),
+    };
+    Attention {
+        float: Float::F32,
+        batch: 1,
+        heads: 1,
+        groups: 1,
+        tokens: 1,
+        length,
+        dim: 1,
+        value_dim: 1,
+        q: one,
+        k: one,
+        v: one,
+        scale: 1.0,
+        origins: &[],
+        window: None,
+        softcap: None,
+        sinks: None,
+        mask: None,
+    }
+}
+
+#[test]
+fn more_keys_than_there_is_memory_for_are_an_error() {
+    for length in [1 << 50, usize::MAX >> 1] {
+        let error = attend(
+            Tier::Scalar,
+            &small(length),
+            &mut [0; 4],
+            Strides::default(),
+        );
+        assert!(matches!(error, Err(Error::NoMemory { .. })), "{error:?}");
+    }
+}
+
+#[test]
+fn a_cap_is_a_number_above_zero() {
+    for softcap in [0.0, -30.0, f32::NAN, f32::INFINITY] {
+        let call = Attention {
+            softcap: Some(softcap),
+            ..small(1)
+        };
+        let error = attend(Tier::Scalar, &call, &mut [0; 4], Strides::default());
+        assert!(matches!(error, Err(Error::Softcap { .. })), "{softcap}");
+    }
 }

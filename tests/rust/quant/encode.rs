@@ -166,6 +166,37 @@ fn extremes_stay_finite_and_close() {
 }
 
 #[test]
+fn the_largest_numbers_stay_finite() {
+    let mut random = Random(29);
+    for scheme in Scheme::ALL {
+        for effort in [Effort::Fast, Effort::Search] {
+            for largest in [1.0, 0.999, 0.97, 0.9, 0.8].map(|part| part * f32::MAX) {
+                let mut values: Vec<f32> = (random.normals(1024).iter())
+                    .map(|value| (value * 0.3).clamp(-1.0, 1.0) * largest)
+                    .collect();
+                // blocks whose largest differ by little, of either sign
+                for (block, values) in values.chunks_mut(16).enumerate() {
+                    let sign = [1.0, -1.0][block % 2];
+                    values[3] = sign * largest * (1.0 - block as f32 * 1e-3);
+                    values[7] = -values[3];
+                }
+                for tier in tiers() {
+                    let encoded = encode(tier, scheme, effort, &values);
+                    for (value, decoded) in values.iter().zip(decode(scheme, &encoded, 1024)) {
+                        // a difference of the two may be too large to be a number
+                        let error = (value / 2.0 - decoded / 2.0).abs();
+                        assert!(
+                            error < 0.1 * largest,
+                            "{scheme:?} {effort:?} {tier:?} {largest:e}: {value:e}, {decoded:e}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_not_finite_is_refused() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for scheme in Scheme::ALL {

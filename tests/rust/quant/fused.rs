@@ -4,6 +4,7 @@ use airllm_rs::quant::dequantize::dequantize;
 use airllm_rs::quant::float::{Float, f32_at};
 use airllm_rs::quant::layout::{Int8, Layout, Lut4, NF4, ScaleKind};
 use airllm_rs::quant::product::{Activations, Product, products};
+use airllm_rs::quant::team::Output;
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::Weight;
 
@@ -51,7 +52,7 @@ fn multiply(tier: Tier, weight: Weight<'_>, float: Float, rows: usize, x: &[u8])
         weight,
         bias: None,
         stride: weight.rows,
-        out: &mut out,
+        out: Output::new(&mut out),
     };
     products(tier, given, &mut [product]).unwrap();
     out

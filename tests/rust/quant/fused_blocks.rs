@@ -4,6 +4,7 @@ use airllm_rs::quant::dequantize::dequantize;
 use airllm_rs::quant::float::Float;
 use airllm_rs::quant::layout::{Affine, Fp8, GgmlType, Layout, ScaleKind, Zero};
 use airllm_rs::quant::product::{Activations, MOST_ROWS, Product, products};
+use airllm_rs::quant::team::Output;
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::{Parts, Weight};
 
@@ -101,7 +102,7 @@ impl Case {
             weight: self.weight(),
             bias: None,
             stride: self.rows,
-            out: &mut out,
+            out: Output::new(&mut out),
         };
         products(tier, given, &mut [product]).unwrap();
         out

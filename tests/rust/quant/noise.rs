@@ -3,6 +3,7 @@
 use airllm_rs::quant::dequantize::dequantize;
 use airllm_rs::quant::float::Float;
 use airllm_rs::quant::product::{Activations, MOST_ROWS, Product, products};
+use airllm_rs::quant::team::Output;
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::Weight;
 
@@ -105,7 +106,7 @@ pub(super) fn assert_columns_are_in_place(weight: &Weight<'_>, what: &str) {
             let product = Product {
                 weight: *weight,
                 bias: None,
-                out: &mut out,
+                out: Output::new(&mut out),
                 stride: weight.rows,
             };
             products(tier, x, &mut [product]).unwrap();

@@ -5,6 +5,7 @@ use airllm_rs::quant::dequantize::dequantize;
 use airllm_rs::quant::float::Float;
 use airllm_rs::quant::layout::{GgmlType, Layout};
 use airllm_rs::quant::product::{Activations, Product, products};
+use airllm_rs::quant::team::Output;
 use airllm_rs::quant::weight::{Parts, Weight};
 
 use super::{Random, tiers};
@@ -166,7 +167,7 @@ fn use_everywhere(weight: &Weight<'_>) {
                 weight: *weight,
                 bias: None,
                 stride: rows,
-                out: &mut out,
+                out: Output::new(&mut out),
             };
             products(tier, given, &mut [product]).unwrap();
         }
@@ -225,7 +226,7 @@ fn rows_of_results_that_leave_the_memory_are_refused() {
                 weight,
                 bias: None,
                 stride,
-                out: &mut out,
+                out: Output::new(&mut out),
             };
             assert!(products(tier, given, &mut [product]).is_err());
         }

@@ -3,6 +3,7 @@
 use airllm_rs::quant::float::Float;
 use airllm_rs::quant::layout::Layout;
 use airllm_rs::quant::product::{Activations, MOST_ROWS, Product, products};
+use airllm_rs::quant::team::Output;
 use airllm_rs::quant::tier::Tier;
 use airllm_rs::quant::weight::{Parts, Weight};
 
@@ -55,7 +56,7 @@ impl Case {
         let product = Product {
             weight: self.weight(),
             bias,
-            out: &mut out,
+            out: Output::new(&mut out),
             stride: self.rows,
         };
         products(tier, x, &mut [product]).unwrap();
@@ -169,7 +170,7 @@ fn a_weight_does_not_see_the_others() {
             .map(|(case, out)| Product {
                 weight: case.weight(),
                 bias: None,
-                out,
+                out: Output::new(out),
                 stride: case.rows,
             })
             .collect();
@@ -185,7 +186,7 @@ fn a_weight_does_not_see_the_others() {
             let product = Product {
                 weight: case.weight(),
                 bias: None,
-                out: rest,
+                out: Output::new(rest),
                 stride,
             };
             products(tier, given, &mut [product]).unwrap();
@@ -239,7 +240,7 @@ fn sizes_that_do_not_fit_are_refused() {
         let product = Product {
             weight: case.weight(),
             bias,
-            out: &mut out,
+            out: Output::new(&mut out),
             stride,
         };
         products(Tier::Scalar, x, &mut [product]).is_err()

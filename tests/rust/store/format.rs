@@ -61,10 +61,16 @@ proptest! {
 }
 
 #[test]
-fn names_that_pads_have_and_sizes_that_do_not_exist_are_refused() {
+fn names_that_are_taken_and_sizes_that_do_not_exist_are_refused() {
     let none = BTreeMap::new();
     let error = lay_out(&[placed("__pad__.0", 1, false)], &none).unwrap_err();
     assert_eq!(error.to_string(), "tensor \"__pad__.0\": the name is taken");
+    let twice = ["x.q", "y", "x.q"].map(|name| placed(name, 1, false));
+    let error = lay_out(&twice, &none).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tensor \"x.q\": another tensor of the file has this name"
+    );
     let huge = ["a", "b", "c", "d"].map(|name| placed(name, 1 << 60, false));
     let error = lay_out(&huge, &none).unwrap_err();
     assert_eq!(
