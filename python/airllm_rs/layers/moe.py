@@ -45,29 +45,63 @@ class MixtureOfExperts(nn.Module):
         self.gate = gate
         self.experts = nn.ModuleList(experts)
         self.shared_experts = shared
+        self._residents: frozenset[int] | None = None
+        self._streamed: dict[int, list[Linear]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (B, T, hidden) to the same shape."""
         flat = x.reshape(-1, x.shape[-1])
         weights, chosen = self.gate(flat)
+        streamed = self._passing_by()
+        uses = _uses(chosen, len(self.experts))
         mixed = torch.zeros_like(flat)
-        for index, expert in enumerate(self.experts):
-            token, place = (chosen == index).nonzero(as_tuple=True)
-            if not token.numel():
-                skip(expert)
+        for index in sorted(uses.keys() | streamed.keys()):
+            if index not in uses:
+                for linear in streamed[index]:
+                    linear.skip()
                 continue
-            found = expert(flat[token]) * weights[token, place, None]
-            mixed.index_add_(0, token, found.to(mixed.dtype))
+            token, place = uses[index]
+            expert = self.experts[index]
+            if token is None:
+                mixed += (expert(flat) * weights[:, place]).to(mixed.dtype)
+            else:
+                found = expert(flat[token]) * weights[token, place, None]
+                mixed.index_add_(0, token, found.to(mixed.dtype))
         if self.shared_experts is not None:
             mixed = mixed + self.shared_experts(flat)
         return mixed.view(x.shape)
 
+    def _passing_by(self) -> dict[int, list[Linear]]:
+        """Return of each expert the layers whose matrices are streamed, where there are any."""
+        linears = (part for part in self.experts.modules() if isinstance(part, Linear))
+        first = next(linears).source
+        if first is not None and first.residents is not self._residents:
+            self._residents = first.residents
+            parts = {index: _streamed(expert) for index, expert in enumerate(self.experts)}
+            self._streamed = {index: found for index, found in parts.items() if found}
+        return self._streamed
 
-def skip(module: nn.Module) -> None:
-    """Let what is streamed for the matrices of a module go by unused."""
-    for part in module.modules():
-        if isinstance(part, Linear):
-            part.skip()
+
+def _streamed(module: nn.Module) -> list[Linear]:
+    """Return the layers in a module whose matrices are not all in memory."""
+    linears = (part for part in module.modules() if isinstance(part, Linear))
+    return [part for part in linears if part.source is not None and not part.source.is_resident]
+
+
+def _uses(chosen: Tensor, experts: int) -> dict[int, tuple[Tensor | None, Tensor | slice]]:
+    """Return which tokens chose an expert, and in which place, for each that was chosen.
+
+    ``chosen`` is of shape (N, k). One token has no index: all experts are its own.
+    """
+    if chosen.shape[0] == 1:
+        [indices] = chosen.tolist()
+        return {index: (None, slice(place, place + 1)) for place, index in enumerate(indices)}
+    flat = chosen.flatten()
+    order = flat.argsort(stable=True)
+    counts = flat.bincount(minlength=experts).tolist()
+    tokens = (order // chosen.shape[1]).split(counts)
+    places = (order % chosen.shape[1]).split(counts)
+    return {i: (tokens[i], places[i]) for i, count in enumerate(counts) if count}
 
 
 def most_probable(count: int, *, is_normalised: bool) -> Choose:

@@ -67,6 +67,11 @@ class Matrix:
         """Whether every block is kept in memory."""
         return all(block.unit in self._source.residents for block in self.blocks)
 
+    @property
+    def residents(self) -> frozenset[int]:
+        """The units kept in memory, of all matrices; another object when they change."""
+        return self._source.residents
+
     def take(self, index: int, *, out_of_turn: bool = False) -> _core.Weight:
         """Wait for block ``index`` and return it as it lies, or as it was converted for good.
 
