@@ -71,6 +71,11 @@ def compressed(
         if options.delete_original:
             log.info("delete_original=True deletes nothing: nothing is converted")
         return files
+    if not files.is_local:
+        raise StoreError(
+            f"there is no {scheme} store of {files.path} yet, and its weights are on the hub: "
+            "make one with `airllm-rs shard`, and plan for that"
+        )
     if files.core.files and is_split(Path(files.core.files[0]).parent):
         return files
     own = read_store(files.path)

@@ -43,6 +43,7 @@ def open_checkpoint(
     conversion_dir: str | PathLike[str] | None = None,
     check: Callable[[Mapping[str, object]], object] | None = None,
     prepared: Callable[[Path], Path | None] | None = None,
+    headers_only: bool = False,
     progress: Progress | None = None,
 ) -> ModelFiles:
     """Find, download or convert a checkpoint, and parse its headers. No weight is read.
@@ -59,6 +60,8 @@ def open_checkpoint(
         prepared: Called with the directory that has config.json before weights are looked for, or
             downloaded; it returns a directory that was made of this checkpoint and that is opened
             instead, or None.
+        headers_only: Of a hub id, fetch no weights that are not here, but the headers of their
+            files.
         progress: Where downloads and conversions are shown.
 
     Raises:
@@ -141,6 +144,16 @@ def local(path_or_id: str | PathLike[str]) -> Path | None:
     if is_path or path.suffix in (".safetensors", ".gguf") or not _HUB_ID.fullmatch(text):
         raise CheckpointError(f"{text}: no such file or directory")
     return None
+
+
+def names_in(directory: Path) -> list[str]:
+    """Return the names of the tensors in a directory's safetensors, none if there are no such."""
+    try:
+        if (directory / SAFETENSORS_INDEX).exists() or (directory / "model.safetensors").exists():
+            return _core.Checkpoint.open(directory).names()
+    except (CheckpointError, OSError):
+        pass  # what is wrong with them is not what was asked
+    return []
 
 
 def _open_weights(
