@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from airllm_rs.auto.compression import compressed, find_prepared
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.model_files import read_json
-from airllm_rs.checkpoint.opening import names_in
 from airllm_rs.checkpoint.packed import method_of
+from airllm_rs.checkpoint.safetensors_files import names_in
 from airllm_rs.errors import UnknownModelError
 from airllm_rs.families import read_config, some, understand, unknown_model
 from airllm_rs.memory import (
