@@ -308,7 +308,9 @@ def _quantization(files: ModelFiles) -> QuantizationDescription | None:
 
 
 def _files(files: ModelFiles) -> list[FileDescription]:
-    return [FileDescription(file, nbytes) for file, nbytes in zip(files.files, files.sizes, strict=True)]
+    return [
+        FileDescription(file, nbytes) for file, nbytes in zip(files.files, files.sizes, strict=True)
+    ]
 
 
 def _is_misaligned(info: TensorInfo) -> bool:

@@ -93,9 +93,7 @@ def look(request: HubRequest, check: Check, prepared: Prepared) -> ModelFiles | 
     if request.quantization is not None or not _has_safetensors(listing):
         return _look_at_gguf(request, listing, check)
     snapshot = configuration(listing, request.cache_dir)
-    config = read_json(
-        snapshot / "config.json", f"{request.repo_id} has no config.json on the hub"
-    )
+    config = read_json(snapshot / "config.json", f"{request.repo_id} has no config.json on the hub")
     if check is not None:
         check(config)
     if prepared is not None and prepared(snapshot) is not None:
@@ -118,9 +116,7 @@ def _has_safetensors(listing: Listing) -> bool:
     raise CheckpointError(f"{listing.repo_id} has neither safetensors nor GGUF files on the hub")
 
 
-def _look_at_safetensors(
-    listing: Listing, snapshot: Path, config: dict[str, object]
-) -> ModelFiles:
+def _look_at_safetensors(listing: Listing, snapshot: Path, config: dict[str, object]) -> ModelFiles:
     headers = Headers(listing)
 
     def opened(directory: Path) -> TensorTable:
@@ -173,9 +169,7 @@ def _look_at_gguf(request: HubRequest, listing: Listing, check: Check) -> ModelF
 
 def _fetch_gguf(request: HubRequest, quantization: str, progress: Progress) -> Path:
     if request.is_offline:
-        return hub.cached_gguf(
-            request.repo_id, quantization, request.revision, request.cache_dir
-        )
+        return hub.cached_gguf(request.repo_id, quantization, request.revision, request.cache_dir)
     listing = list_repository(request.repo_id, request.revision, request.token)
     names = choose(listing.repo_id, quantization, listing.sizes)
     return hub.download_files(

@@ -142,13 +142,14 @@ def cached_gguf(
     Raises:
         CheckpointError: if it is not there; lists what is.
     """
-    from huggingface_hub import snapshot_download
-
-    with one_line_errors(repo_id, revision, True):
-        directory = Path(
-            snapshot_download(
-                repo_id, revision=revision, cache_dir=cache_dir, local_files_only=True
-            )
+    home = _cache(cache_dir) / f"models--{repo_id.replace('/', '--')}"
+    ref = home / "refs" / (revision or "main")
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision or ""
+    directory = home / "snapshots" / commit
+    if not commit or not directory.is_dir():
+        raise CheckpointError(
+            f"{repo_id}: the hub's cache does not have it, and local_files_only forbids to "
+            "download it"
         )
     sizes = {
         str(path.relative_to(directory)): path.stat().st_size for path in directory.rglob("*.gguf")

@@ -27,7 +27,11 @@ class RangeReader:
             HfHubHTTPError: if the hub says no.
         """
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            build_hf_headers,
+            get_session,
+            hf_raise_for_status,
+        )
 
         url = hf_hub_url(self.repo_id, name, revision=self.commit)
         headers = {**build_hf_headers(token=self.token), "Range": f"bytes={start}-{stop - 1}"}

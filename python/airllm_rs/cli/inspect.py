@@ -140,11 +140,11 @@ def _rows(layer: LayerDescription) -> list[tuple[str, TensorDescription]]:
         if found is not None:
             numbers.setdefault(key, []).append(found[1] or found[2])
     told = []
-    for key, (inner, tensor) in rows.items():
-        same = numbers.get(key, [])
+    for row, (inner, tensor) in rows.items():
+        same = numbers.get(row, [])
         if len(same) > 1:
             span = f"{same[0]} … {same[-1]}"
-            inner = _EXPERT.sub(lambda m, span=span: span if m[1] else f"[{span}]", inner)
+            inner = _EXPERT.sub(f"[{span}]" if inner.endswith("]") else span, inner)
         told.append((inner, tensor))
     return told
 

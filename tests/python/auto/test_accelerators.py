@@ -1,4 +1,4 @@
-"""What the machine could compute on is found by its files, and ``auto`` says what it makes of it."""
+"""What could compute is found by its files, and ``auto`` says what it makes of it."""
 
 from __future__ import annotations
 

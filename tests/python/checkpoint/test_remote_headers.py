@@ -175,7 +175,7 @@ def test_local_files_only_asks_nothing_and_says_so(
             hub.inspect(name, local_files_only=True)
     assert (hub.traffic.whole, hub.traffic.ranges) == ([], [])
     hub.inspect()  # leaves the configuration in the cache
-    with pytest.raises(CheckpointError, match="no weights of it, and local_files_only forbids"):
+    with pytest.raises(CheckpointError, match=r"does not have all of it .*local_files_only forbids"):
         hub.inspect(local_files_only=True)
 
 
@@ -184,7 +184,7 @@ def test_local_files_only_asks_nothing_and_says_so(
     [
         (b"", "model.safetensors"),
         (b"\xff" * 64, "model.safetensors"),
-        (b"\x10" + bytes(7) + b"{\"a\": 1        }" + bytes(8), "model.safetensors"),
+        (b"\x10" + bytes(7) + b'{"a": 1        }' + bytes(8), "model.safetensors"),
     ],
 )
 def test_a_header_that_makes_no_sense_is_one_line(

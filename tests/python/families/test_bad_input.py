@@ -104,7 +104,9 @@ def test_a_key_that_is_missing_is_named(key: str) -> None:
 
 def test_missing_tensors_are_told_with_those_that_are_there_instead() -> None:
     config = read_config({"model_type": "llama", **SHAPE})
-    with pytest.raises(CheckpointError, match=r"lacks model.embed_tokens.weight.*it has wte instead"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks model.embed_tokens.weight.*it has wte instead"
+    ):
         validate(config, family_of(config), Weights({"wte": (160, 64)}))
 
 

@@ -88,7 +88,8 @@ def _after_value(content: bytes, at: int, kind: int) -> int:
         if kind not in _WIDTHS:
             raise CheckpointError(f"its metadata has a value of type {kind}")
         return at + _WIDTHS[kind]
-    (item,), (count,) = _U32.unpack_from(content, at), _U64.unpack_from(content, at + 4)
+    item: int = _U32.unpack_from(content, at)[0]
+    count: int = _U64.unpack_from(content, at + 4)[0]
     at += 12
     if item in _WIDTHS:
         return at + _WIDTHS[item] * count
