@@ -17,6 +17,7 @@ from airllm_rs.auto.description import (
     UnitDescription,
 )
 from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.checkpoint.collection import paused_collection
 from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.checkpoint.stored import whole_name
 from airllm_rs.errors import UnknownModelError, UnsupportedModelError
@@ -73,16 +74,17 @@ def inspect(
         ConfigError: if config.json makes no sense.
         OSError: if a file cannot be read.
     """
-    files = open_checkpoint(
-        path,
-        revision=revision,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        token=hf_token,
-        headers_only=True,
-        progress=choose_progress(progress),
-    )
-    return describe(files, config_overrides).to_json()
+    with paused_collection():
+        files = open_checkpoint(
+            path,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=hf_token,
+            headers_only=True,
+            progress=choose_progress(progress),
+        )
+        return describe(files, config_overrides).to_json()
 
 
 def describe(files: ModelFiles, config_overrides: Mapping[str, object] | None = None) -> Inspection:
@@ -314,4 +316,5 @@ def _files(files: ModelFiles) -> list[FileDescription]:
 
 
 def _is_misaligned(info: TensorInfo) -> bool:
-    return bool(info.offset % max(info.nbytes // max(prod(info.shape), 1), 1))
+    # no dtype has items of more than 8 bytes
+    return bool(info.offset % 8 and info.offset % max(info.nbytes // max(prod(info.shape), 1), 1))

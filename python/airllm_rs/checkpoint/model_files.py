@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,9 +84,13 @@ class ModelFiles:
 
     def weight_names(self) -> list[str]:
         """Return the names of all weights: of plain tensors, and of packed weights."""
+        return list(self._weight_names)
+
+    @cached_property
+    def _weight_names(self) -> tuple[str, ...]:
         parts = {part.tensor for weight in self.packed.values() for part in weight.parts}
         parts.update(name for weight in self.packed.values() for name in weight.aside)
-        return [*(name for name in self.names() if name not in parts), *self.packed]
+        return (*(name for name in self.names() if name not in parts), *self.packed)
 
     @property
     def schemes(self) -> dict[str, int]:

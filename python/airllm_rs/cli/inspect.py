@@ -10,6 +10,7 @@ from airllm_rs.auto.description import Inspection, LayerDescription, TensorDescr
 from airllm_rs.auto.inspection import describe
 from airllm_rs.auto.opening import find_files
 from airllm_rs.auto.options import LoadOptions
+from airllm_rs.checkpoint.collection import paused_collection
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, opening_options, takes
 from airllm_rs.cli.output import millions, pairs, print_json, print_table, show_log
 from airllm_rs.memory import format_bytes
@@ -34,8 +35,9 @@ def inspect(
     """Show what a checkpoint is: architecture, layers, tensors, sizes, dtype."""
     show_log(quiet=quiet)
     options = replace(options, may_make=False)
-    files = find_files(model, options, choose_progress(options.progress))
-    found = describe(files, options.config_overrides)
+    with paused_collection():
+        files = find_files(model, options, choose_progress(options.progress))
+        found = describe(files, options.config_overrides)
     if as_json:
         print_json(found.to_json())
         return
