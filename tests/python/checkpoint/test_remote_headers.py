@@ -175,7 +175,9 @@ def test_local_files_only_asks_nothing_and_says_so(
             hub.inspect(name, local_files_only=True)
     assert (hub.traffic.whole, hub.traffic.ranges) == ([], [])
     hub.inspect()  # leaves the configuration in the cache
-    with pytest.raises(CheckpointError, match=r"does not have all of it .*local_files_only forbids"):
+    with pytest.raises(
+        CheckpointError, match=r"does not have all of it .*local_files_only forbids"
+    ):
         hub.inspect(local_files_only=True)
 
 
