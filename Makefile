@@ -90,6 +90,22 @@ test-python: $(VENV)/.release $(SMOLLM) $(MINILM) ## Python tests, the real mode
 .PHONY: test-oracles
 test-oracles: $(VENV)/.release $(ORACLES)/.installed ## what GPTQModel and auto-round pack, in an environment of its own
 	$(ORACLES)/bin/python -m pytest -q -p no:cacheprovider tests/python/checkpoint/packed/test_quantizers.py
+# Both ends of the range that pyproject.toml allows, each over the packages of .venv, whose build they use.
+RANGE := $(addprefix .cache/transformers/,lowest-direct highest)
+.PHONY: test-transformers-range $(RANGE)
+test-transformers-range: $(RANGE) ## tests of models, generation, cache, tokenizer on the oldest and newest transformers allowed
+
+$(RANGE): $(VENV)/.release
+	rm -rf $@ && mkdir -p $(@D)
+	$(BIN)/uv venv --quiet --python $(BIN)/python $@
+	$(BIN)/uv pip install --quiet --python $@/bin/python --resolution $(@F) \
+	    "$$($(BIN)/python -c 'import tomllib; print(*[d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if d.startswith("transformers")])')"
+	$@/bin/python -c 'import sys, sysconfig, pathlib; \
+	    pathlib.Path(sysconfig.get_path("purelib"), "base.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
+	    "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$@/bin/python -c 'import transformers; print("transformers", transformers.__version__, transformers.__file__)'
+	$@/bin/python -m pytest -q -p no:cacheprovider $(addprefix tests/python/,models generation cache tokenizer)
+	rm -rf $@
 
 .PHONY: test-benches
 test-benches: ## every Rust bench once, untimed
@@ -122,7 +138,7 @@ clean: ## remove what was built; what was downloaded stays
 help: ## show this
 	@awk 'BEGIN { FS = ":.*## " } \
 	    /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	    /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	    /^[a-z-]+:.*## / { printf "  %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Set-up, one stamp per step, inside the environment so that both go together.
 

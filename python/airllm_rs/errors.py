@@ -23,6 +23,7 @@ __all__ = [
     "NotScheduled",
     "StoreError",
     "TokenizerError",
+    "UnknownModelError",
     "UnsupportedModelError",
     "WorkerPanicked",
 ]
@@ -34,6 +35,10 @@ class ConfigError(AirLLMError):
 
 class UnsupportedModelError(AirLLMError):
     """The checkpoint is well-formed, but of a kind that this package does not run."""
+
+
+class UnknownModelError(UnsupportedModelError):
+    """The ``model_type`` is none that is known."""
 
 
 class StoreError(AirLLMError):

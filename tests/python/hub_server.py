@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,12 +18,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def serving(files: Path, on_get: Callable[[str], object] = lambda name: None) -> Iterator[str]:
+def serving(
+    files: Path,
+    on_get: Callable[[str], object] = lambda name: None,
+    on_range: Callable[[str, int, int], object] = lambda name, start, stop: None,
+) -> Iterator[str]:
     """Serve the files of a directory as ``someone/tiny``; return the endpoint.
 
     Args:
         files: The repository.
         on_get: Told the name of each file whose contents are asked for, before they are sent.
+        on_range: Told the name, start and end of each part of a file that is asked for.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -41,7 +47,11 @@ def serving(files: Path, on_get: Callable[[str], object] = lambda name: None) ->
             if self.path.startswith("/api/models/someone/tiny"):
                 self.send(200, json.dumps(_info(files)).encode(), {}, has_body=has_body)
                 return
-            path = files / self.path.rpartition("/")[2].partition("?")[0]
+            name = unquote(self.path.partition(f"/resolve/{COMMIT}/")[2].partition("?")[0])
+            if not name:  # of a branch
+                name = unquote(self.path.partition("?")[0].partition("/resolve/")[2])
+                name = name.partition("/")[2]
+            path = files / name
             if not self.path.startswith("/someone/tiny/resolve/") or not path.is_file():
                 self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, has_body=has_body)
                 return
@@ -61,6 +71,8 @@ def serving(files: Path, on_get: Callable[[str], object] = lambda name: None) ->
             part = content[int(first) : int(last) + 1 if last else None]
             end = int(first) + len(part) - 1
             headers["Content-Range"] = f"bytes {first}-{end}/{len(content)}"
+            if has_body:
+                on_range(name, int(first), end + 1)
             self.send(206, part, headers, has_body=has_body)
 
         def send(
@@ -90,10 +102,11 @@ def serving(files: Path, on_get: Callable[[str], object] = lambda name: None) ->
 
 def _info(files: Path) -> dict[str, object]:
     siblings = []
-    for path in sorted(files.iterdir()):
+    for path in _files(files):
         content = path.read_bytes()
-        entry: dict[str, object] = {"rfilename": path.name, "size": len(content)}
-        if path.suffix == ".safetensors":
+        name = str(path.relative_to(files))
+        entry: dict[str, object] = {"rfilename": name, "size": len(content)}
+        if path.suffix in (".safetensors", ".gguf"):
             sha256 = hashlib.sha256(content).hexdigest()
             entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}
         siblings.append(entry)
@@ -102,6 +115,15 @@ def _info(files: Path) -> dict[str, object]:
 
 def _tree(files: Path) -> list[dict[str, object]]:
     return [
-        {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0" * 40}
-        for path in sorted(files.iterdir())
+        {
+            "type": "file",
+            "path": str(path.relative_to(files)),
+            "size": path.stat().st_size,
+            "oid": "0" * 40,
+        }
+        for path in _files(files)
     ]
+
+
+def _files(files: Path) -> list[Path]:
+    return sorted(path for path in files.rglob("*") if path.is_file())

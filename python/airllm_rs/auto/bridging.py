@@ -80,7 +80,7 @@ def understand(
             len(found.family.left_out),
             found.family.left_out[0],
         )
-    return found, found.family, [*found.family.unused, *found.family.left_out]
+    return found, found.family, [*found.family.unused]
 
 
 def refuse_bridged(config: ModelConfig, what: str) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from airllm_rs.auto.bridging import refuse_bridged
 from airllm_rs.checkpoint import cache_directory, open_checkpoint
-from airllm_rs.checkpoint.opening import MANIFEST
 from airllm_rs.checkpoint.packed import method_of
+from airllm_rs.checkpoint.safetensors_files import MANIFEST
 from airllm_rs.checkpoint.splits import find_split, is_split
 from airllm_rs.errors import AirLLMError, StoreError
 from airllm_rs.families import understand
@@ -85,6 +85,11 @@ def compressed(
         if options.delete_original:
             log.info("delete_original=True deletes nothing: nothing is converted")
         return files
+    if not files.is_local:
+        raise StoreError(
+            f"there is no {scheme} store of {files.path} yet, and its weights are on the hub: "
+            "make one with `airllm-rs shard`, and plan for that"
+        )
     if files.core.files and is_split(Path(files.core.files[0]).parent):
         return files
     own = read_store(files.path)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.auto.bridging import read_any_config, understand
+from airllm_rs.auto.description import (
+    ExpertsDescription,
+    FileDescription,
+    Inspection,
+    LayerDescription,
+    NearestDescription,
+    QuantizationDescription,
+    TensorDescription,
+    UnitDescription,
+)
 from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.checkpoint.collection import paused_collection
 from airllm_rs.checkpoint.opening import HEAD
 from airllm_rs.checkpoint.packed import method_of
-from airllm_rs.errors import UnsupportedModelError
+from airllm_rs.checkpoint.stored import whole_name
+from airllm_rs.errors import UnknownModelError, UnsupportedModelError
+from airllm_rs.families import FAMILIES, nearest_family, unknown_model
 from airllm_rs.families.bridged import BridgedFamily
 from airllm_rs.memory import PlanLimits
 from airllm_rs.memory.arithmetic import ITEM_BYTES, compute_dtype, has_bf16_arithmetic
@@ -24,115 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from os import PathLike
 
-    from airllm_rs.checkpoint import ModelFiles, TensorInfo
+    from airllm_rs.checkpoint import ModelFiles, StoredWeight, TensorInfo
     from airllm_rs.config import ModelConfig
-    from airllm_rs.families import Family
+    from airllm_rs.families import Family, Layer
+    from airllm_rs.memory.units import UnitTable
 
 # `model.layers.3.mlp.up_proj.weight` is of layer `layers.3`, as `transformer.h.3.…` is of `h.3`.
 _NUMBERED = re.compile(r"(?:^|\.)([A-Za-z_]+\.\d+)\.")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorDescription:
-    """A tensor of the checkpoint."""
-
-    name: str
-    dtype: str
-    """safetensors' code, such as ``BF16``, or how it is packed, such as ``Q4_K``."""
-    shape: list[int]
-    """Of the weight, however it is packed."""
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class LayerDescription:
-    """What is run as one step of a sweep."""
-
-    name: str
-    kind: str
-    """``embedding``, ``decoder``, ``norm``, ``head``, or ``other``."""
-    nbytes: int
-    tensors: list[TensorDescription]
-    """In order of use; the head of a tied model is the embedding table."""
-    window: int | None
-    """How many of the latest keys a query sees; None if all."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizationDescription:
-    """How weights are packed."""
-
-    method: str | None
-    """What config.json calls it; None if it says nothing."""
-    schemes: dict[str, int]
-    """How many weights are packed in which way, as they were found."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnitDescription:
-    """What is read at once."""
-
-    name: str
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class FileDescription:
-    """A file that holds tensors."""
-
-    path: str
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What a checkpoint is, under the names that `inspect --json` prints; None is not known."""
-
-    path: str
-    """A directory, or the first .gguf file."""
-    model_type: str | None
-    architecture: str | None
-    native: bool
-    """Whether layers of ours run it."""
-    bridged: bool
-    """Whether transformers' own layers run it, with the weights that we bring."""
-    refusal: str | None
-    """Why it does not run; None if it does."""
-    by_chunk: str | None
-    """Why several chunks of a prompt need a sweep each; None if they share one."""
-    num_layers: int | None
-    """Decoder layers."""
-    hidden_size: int | None
-    intermediate_size: int | None
-    num_attention_heads: int | None
-    num_key_value_heads: int | None
-    head_dim: int | None
-    vocab_size: int | None
-    max_position_embeddings: int | None
-    sliding_window: int | None
-    tied: bool | None
-    """Whether the head is the embedding table."""
-    parameters: int | None
-    """A head that a store has made of the embedding table is left out."""
-    total_bytes: int
-    """What is run, each tensor once."""
-    dtype: str
-    """The dtype that most bytes have; of a quantised model, of what is not packed."""
-    quantization: QuantizationDescription | None
-    """None if no weight is packed."""
-    compute_dtype: str | None
-    """What it is computed in on this machine unless asked otherwise."""
-    kv_bytes_per_token: int | None
-    """In all layers together, in that dtype."""
-    num_units: int | None
-    """How many reads of a matrix, a block of one or some small tensors it is cut into."""
-    largest_unit: UnitDescription | None
-    misaligned_tensors: list[str]
-    """Not at a multiple of their item size in the file: moved into place after arrival."""
-    unused_tensors: list[str] | None
-    """In the files, and no part of the model."""
-    files: list[FileDescription]
-    layers: list[LayerDescription]
+_SHARED = ".shared_expert"
 
 
 def inspect(
@@ -151,8 +61,11 @@ def inspect(
     knowing what its tensors mean: ``native`` is false, ``refusal`` says why, and what is not known
     is None.
 
+    Of a hub id whose weights are not here, only headers are fetched.
+
     Args:
-        path: A directory, a hub id or a ``.gguf`` file.
+        path: A directory, a ``.safetensors`` or ``.gguf`` file, a hub id, or a hub id and the
+            quantisation of a GGUF file there, as in ``someone/model-GGUF:Q4_K_M``.
         revision: Branch, tag or commit of a hub id.
         cache_dir: Where the hub's files are cached; its own default if None.
         local_files_only: Download nothing.
@@ -165,15 +78,17 @@ def inspect(
         ConfigError: if config.json makes no sense.
         OSError: if a file cannot be read.
     """
-    files = open_checkpoint(
-        path,
-        revision=revision,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        token=hf_token,
-        progress=choose_progress(progress),
-    )
-    return asdict(describe(files, config_overrides))
+    with paused_collection():
+        files = open_checkpoint(
+            path,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=hf_token,
+            headers_only=True,
+            progress=choose_progress(progress),
+        )
+        return describe(files, config_overrides).to_json()
 
 
 def describe(files: ModelFiles, config_overrides: Mapping[str, object] | None = None) -> Inspection:
@@ -182,6 +97,8 @@ def describe(files: ModelFiles, config_overrides: Mapping[str, object] | None = 
         config = read_any_config(files.config, config_overrides)
         arithmetic = compute_dtype(files.main_dtype, bf16_arithmetic=has_bf16_arithmetic())
         config, family, unused = understand(config, files, arithmetic)
+    except UnknownModelError:
+        return _foreign(files, str(unknown_model(files.config, files.weight_names())))
     except UnsupportedModelError as error:
         return _foreign(files, str(error))
     return _known(files, config, family, unused)
@@ -192,21 +109,23 @@ def _known(files: ModelFiles, config: ModelConfig, family: Family, unused: list[
     table = build_units(layers, files, PlanLimits(), tied=config.tie_word_embeddings)
     largest = max(table.units, key=lambda unit: unit.nbytes)
     names = dict.fromkeys(spec.name for layer in layers for spec in layer.tensors)
-    weights = [files.stored(name) for name in names]
+    stored = {name: files.stored(name) for name in names}
+    weights = list(stored.values())
     copies = (HEAD,) if has_copied_head(files.path) else ()
-    arithmetic = compute_dtype(files.main_dtype, bf16_arithmetic=has_bf16_arithmetic())
+    dtype = files.main_dtype
+    arithmetic = compute_dtype(dtype, bf16_arithmetic=has_bf16_arithmetic())
     is_bridged = isinstance(family, BridgedFamily)
-    decoders = sum(layer.kind == "decoder" for layer in layers)
-    # some layers may keep no keys and values; which, the windows alone do not say
-    windows = iter(config.windows if len(config.windows) == decoders else (None,) * decoders)
+    positions = None if is_bridged else family.positions(config)
     return Inspection(
         path=_path(files),
+        is_local=files.is_local,
         model_type=config.model_type,
         architecture=_architecture(files),
         native=not is_bridged,
         bridged=is_bridged,
         refusal=None,
         by_chunk=(family.why_by_chunk or None) if isinstance(family, BridgedFamily) else None,
+        nearest=None,
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -216,10 +135,12 @@ def _known(files: ModelFiles, config: ModelConfig, family: Family, unused: list[
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         sliding_window=config.sliding_window,
+        positions=positions,
+        rope_type=str(config.rope_parameters["rope_type"]) if positions == "rope" else None,
         tied=config.tie_word_embeddings,
         parameters=sum(prod(weight.shape) for weight in weights if weight.name not in copies),
         total_bytes=sum(weight.nbytes for weight in weights),
-        dtype=files.main_dtype,
+        dtype=dtype,
         quantization=_quantization(files),
         compute_dtype=arithmetic,
         kv_bytes_per_token=family.kv_bytes_per_token(config, ITEM_BYTES[arithmetic]),
@@ -228,19 +149,77 @@ def _known(files: ModelFiles, config: ModelConfig, family: Family, unused: list[
         misaligned_tensors=[
             part.tensor for weight in weights for part in weight.parts if _is_misaligned(part.info)
         ],
+        ignored_tensors=_ignored(files, config, family, set(stored) | set(unused)),
         unused_tensors=unused,
         files=_files(files),
-        layers=[
-            _layer(
-                files,
-                layer.name,
-                layer.kind,
-                (spec.name for spec in layer.tensors),
-                window=next(windows) if layer.kind == "decoder" else None,
-            )
-            for layer in layers
-        ],
+        layers=_layers(config, family, table, stored, ITEM_BYTES[arithmetic]),
     )
+
+
+def _ignored(
+    files: ModelFiles, config: ModelConfig, family: Family, known: set[str]
+) -> dict[str, list[str]]:
+    used = {whole_name(name) for name in known}
+    found: dict[str, list[str]] = {}
+    for name in files.weight_names():
+        if name not in used:
+            rule = family.rule_for(name, config)
+            assert rule is not None, "what no rule knows is unused"
+            found.setdefault(rule, []).append(name)
+    return found
+
+
+def _layers(
+    config: ModelConfig,
+    family: Family,
+    table: UnitTable,
+    stored: Mapping[str, StoredWeight],
+    item_bytes: int,
+) -> list[LayerDescription]:
+    units: list[list[UnitDescription]] = [[] for _ in table.layers]
+    for unit in table.units:
+        units[unit.layer].append(UnitDescription(unit.name, unit.nbytes))
+    per_token = config.keys.optional_count("num_experts_per_tok")
+    kv_bytes = family.kv_bytes_per_layer(config, item_bytes)
+    # some layers may keep no keys and values; which, the windows alone do not say
+    count = sum(layer.kind == "decoder" for layer in table.layers)
+    windows = config.windows if len(config.windows) == count else (None,) * count
+    described, decoders = [], 0
+    for number, layer in enumerate(table.layers):
+        tensors = [_tensor(stored[spec.name]) for spec in layer.tensors]
+        is_decoder = layer.kind == "decoder"
+        described.append(
+            LayerDescription(
+                name=layer.name,
+                kind=layer.kind,
+                nbytes=sum(tensor.nbytes for tensor in tensors),
+                tensors=tensors,
+                window=windows[decoders] if is_decoder else None,
+                attention=family.attention(config, decoders) if is_decoder else None,
+                kv_bytes_per_token=kv_bytes if is_decoder else None,
+                experts=_experts(layer, tensors, per_token) if is_decoder else None,
+                units=units[number],
+            )
+        )
+        decoders += is_decoder
+    return described
+
+
+def _experts(
+    layer: Layer, tensors: list[TensorDescription], per_token: int | None
+) -> ExpertsDescription | None:
+    nbytes: dict[str, int] = {}
+    shared = 0
+    for spec, tensor in zip(layer.tensors, tensors, strict=True):
+        _, is_one, rest = spec.parameter.partition(".experts.")
+        if is_one:
+            number = rest.partition(".")[0]
+            nbytes[number] = nbytes.get(number, 0) + tensor.nbytes
+        elif _SHARED in spec.parameter:
+            shared += tensor.nbytes
+    if not nbytes:
+        return None
+    return ExpertsDescription(len(nbytes), per_token, max(nbytes.values()), shared)
 
 
 def _foreign(files: ModelFiles, refusal: str) -> Inspection:
@@ -253,12 +232,14 @@ def _foreign(files: ModelFiles, refusal: str) -> Inspection:
     model_type = files.config.get("model_type")
     return Inspection(
         path=_path(files),
+        is_local=files.is_local,
         model_type=model_type if isinstance(model_type, str) else None,
         architecture=_architecture(files),
         native=False,
         bridged=False,
         refusal=refusal,
         by_chunk=None,
+        nearest=_nearest(files),
         num_layers=count("num_hidden_layers"),
         hidden_size=count("hidden_size"),
         intermediate_size=count("intermediate_size"),
@@ -268,6 +249,8 @@ def _foreign(files: ModelFiles, refusal: str) -> Inspection:
         vocab_size=count("vocab_size"),
         max_position_embeddings=count("max_position_embeddings"),
         sliding_window=count("sliding_window"),
+        positions=None,
+        rope_type=None,
         tied=None,
         parameters=None,  # items of quantised tensors are not parameters
         total_bytes=sum(info.nbytes for info in infos),
@@ -278,6 +261,7 @@ def _foreign(files: ModelFiles, refusal: str) -> Inspection:
         num_units=None,
         largest_unit=None,
         misaligned_tensors=[n for n in files.names() if _is_misaligned(files.tensor(n))],
+        ignored_tensors=None,
         unused_tensors=None,
         files=_files(files),
         layers=_layers_by_name(files),
@@ -293,18 +277,36 @@ def _layers_by_name(files: ModelFiles) -> list[LayerDescription]:
             groups.setdefault((numbered[1], "decoder"), []).append(name)
         else:
             groups.setdefault((name.rpartition(".")[0] or name, "other"), []).append(name)
-    return [_layer(files, *key, names, window=None) for key, names in groups.items()]
+    return [_named_layer(files, *key, names) for key, names in groups.items()]
 
 
-def _layer(
-    files: ModelFiles, name: str, kind: str, tensors: Iterable[str], *, window: int | None
+def _named_layer(
+    files: ModelFiles, name: str, kind: str, tensors: Iterable[str]
 ) -> LayerDescription:
-    described = [
-        TensorDescription(weight.name, weight.dtype, list(weight.shape), weight.nbytes)
-        for weight in map(files.stored, tensors)
-    ]
-    nbytes = sum(tensor.nbytes for tensor in described)
-    return LayerDescription(name, kind, nbytes, described, window)
+    described = [_tensor(files.stored(tensor)) for tensor in tensors]
+    return LayerDescription(
+        name=name,
+        kind=kind,
+        nbytes=sum(tensor.nbytes for tensor in described),
+        tensors=described,
+        window=None,
+        attention=None,
+        kv_bytes_per_token=None,
+        experts=None,
+        units=[],
+    )
+
+
+def _tensor(weight: StoredWeight) -> TensorDescription:
+    return TensorDescription(weight.name, weight.dtype, list(weight.shape), weight.nbytes)
+
+
+def _nearest(files: ModelFiles) -> NearestDescription | None:
+    model_type = files.config.get("model_type")
+    if model_type in FAMILIES:
+        return None
+    found = nearest_family(str(model_type), files.weight_names(), FAMILIES)
+    return None if found is None else NearestDescription(found.model_type, found.similarity)
 
 
 def _path(files: ModelFiles) -> str:
@@ -326,8 +328,11 @@ def _quantization(files: ModelFiles) -> QuantizationDescription | None:
 
 
 def _files(files: ModelFiles) -> list[FileDescription]:
-    return [FileDescription(file, Path(file).stat().st_size) for file in files.files]
+    return [
+        FileDescription(file, nbytes) for file, nbytes in zip(files.files, files.sizes, strict=True)
+    ]
 
 
 def _is_misaligned(info: TensorInfo) -> bool:
-    return bool(info.offset % max(info.nbytes // max(prod(info.shape), 1), 1))
+    # no dtype has items of more than 8 bytes
+    return bool(info.offset % 8 and info.offset % max(info.nbytes // max(prod(info.shape), 1), 1))

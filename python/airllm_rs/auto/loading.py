@@ -7,6 +7,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.accelerators import choose_device, find_accelerators, seen_by_torch
 from airllm_rs.memory import PlanLimits, format_bytes
 from airllm_rs.store.verification import verify_at_load
 from airllm_rs.weights.readahead import open_readahead
@@ -70,6 +71,7 @@ def load_model(
         with importing or nullcontext():
             from airllm_rs.auto.model import Model
 
+        log.info("%s", choose_device(str(options.device), find_accelerators(), seen_by_torch))
         model = Model(opened, readahead, progress=progress)
     except BaseException:
         readahead.close()

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 from airllm_rs.auto.bridging import read_any_config, runs_layer_by_layer, understand
 from airllm_rs.auto.compression import compressed, find_prepared
 from airllm_rs.checkpoint import open_checkpoint
+from airllm_rs.checkpoint.model_files import read_json
 from airllm_rs.checkpoint.packed import method_of
+from airllm_rs.checkpoint.safetensors_files import names_in
+from airllm_rs.errors import UnknownModelError
+from airllm_rs.families import some, unknown_model
 from airllm_rs.memory import (
     PlanLimits,
     PlanRequest,
@@ -75,6 +79,7 @@ def find_files(
         conversion_dir=options.layer_shards_saving_path,
         check=check,
         prepared=lambda directory: find_prepared(directory, options),
+        headers_only=not options.may_make,
         progress=progress,
     )
 
@@ -103,7 +108,10 @@ def open_files(
                 raw["model_type"],
             )
 
-    files = find_files(path_or_id, options, progress, check)
+    try:
+        files = find_files(path_or_id, options, progress, check)
+    except UnknownModelError as error:
+        raise _named(path_or_id, options, error) from error
     config = read_any_config(files.config, options.config_overrides)
     found = compressed(files, config, options, progress)
     if found is not files:
@@ -139,7 +147,11 @@ def open_model(
     )
     config, family, unused = understand(config, files, arithmetic)
     if unused:
-        log.info("%d tensors of the checkpoint are not used, such as %s", len(unused), unused[0])
+        log.warning(
+            "of the checkpoint, no rule knows %s: %s not used (inspect lists all)",
+            some(unused),
+            "it is" if len(unused) == 1 else "they are",
+        )
     tokens = options.context
     if tokens is None and context is not None:
         tokens = context(files)
@@ -168,6 +180,18 @@ def open_model(
     return Opened(
         files, config, family, unused, planned, budget, arithmetic, options, is_fresh=is_fresh
     )
+
+
+def _named(
+    path_or_id: str | PathLike[str], options: LoadOptions, error: UnknownModelError
+) -> UnknownModelError:
+    """Return the error with the names of tensors, where headers that are here tell."""
+    directory = Path(path_or_id).expanduser()
+    names = names_in(directory)
+    if not names:
+        return error
+    raw = read_json(directory / "config.json")
+    return unknown_model({**raw, **(options.config_overrides or {})}, names)
 
 
 def _limits(files: ModelFiles, options: LoadOptions) -> PlanLimits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.accelerators import require_device
 from airllm_rs.memory import parse_memory
 from airllm_rs.store import check_scheme
 from airllm_rs.store.verification import MODES
@@ -81,7 +82,7 @@ class LoadOptions:
         _one_of("engine", self.engine, ENGINES)
         _one_of("verify", self.verify, MODES)
         check_scheme(self.compression)
-        _check_device(self.device)
+        require_device(self.device)
         self.dtype_code  # noqa: B018 - raises for what is no dtype
         if self.context is not None and self.context < 1:
             raise ValueError(f"context is {self.context}: use 1 or more")
@@ -153,10 +154,3 @@ def from_keywords(keywords: Mapping[str, object]) -> LoadOptions:
 def _one_of(name: str, value: object, accepted: tuple[str, ...]) -> None:
     if value not in accepted:
         raise ValueError(f"{name}={value!r} does not exist: use {', '.join(accepted)}")
-
-
-def _check_device(device: object) -> None:
-    if str(device) not in ("auto", "cpu"):
-        raise ValueError(
-            f"device={str(device)!r} is not available: only the CPU executor exists; use 'cpu'"
-        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.disk_space import require_space
+from airllm_rs.checkpoint.hub_gguf import by_quantization, choose
 from airllm_rs.checkpoint.model_files import read_json
 from airllm_rs.errors import CheckpointError
 
@@ -61,8 +62,10 @@ def download(
             )
         )
 
-    with one_line_errors(repo_id, revision), no_bars_but_ours():
+    with one_line_errors(repo_id, revision, local_files_only), no_bars_but_ours():
         directory = fetch(SMALL)
+        if not (directory / "config.json").exists():
+            _refuse_gguf(repo_id, revision, cache_dir, local_files_only, token)
         config = read_json(directory / "config.json", f"{repo_id} has no config.json on the hub")
         if check is not None:
             check(config)
@@ -84,7 +87,104 @@ def download(
                 fetch([*SMALL, *patterns])
             if any(path for pattern in patterns for path in directory.glob(pattern)):
                 return directory
+    if local_files_only:
+        raise CheckpointError(
+            f"{repo_id}: the hub's cache has no weights of it, and local_files_only forbids to "
+            "download them: leave it out"
+        )
+    _refuse_gguf(repo_id, revision, cache_dir, local_files_only, token)
     raise CheckpointError(f"{repo_id} has neither safetensors nor pytorch_model.bin on the hub")
+
+
+def download_files(
+    repo_id: str,
+    names: tuple[str, ...],
+    *,
+    revision: str | None,
+    cache_dir: Path | None,
+    token: str | None,
+    progress: Progress,
+) -> Path:
+    """Return where the first of some files of a repository is, after downloading those it lacks.
+
+    Raises:
+        CheckpointError: in one line, whatever the hub says in many.
+        NotEnoughSpaceException: if the files would not fit on the disk.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = list(names)
+    with one_line_errors(repo_id, revision), no_bars_but_ours():
+        needed = _missing_bytes(repo_id, revision, cache_dir, token, patterns, ignored=[])
+        home = _cache(cache_dir)
+        require_space(
+            home,
+            needed,
+            f"downloading {repo_id}",
+            "free some, or choose another place with cache_dir= or HF_HOME",
+        )
+        with _watched(home, repo_id, needed, progress):
+            directory = snapshot_download(
+                repo_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                allow_patterns=patterns,
+            )
+    return Path(directory) / names[0]
+
+
+def cached_gguf(
+    repo_id: str, quantization: str, revision: str | None, cache_dir: Path | None
+) -> Path:
+    """Return where a GGUF file of a repository is in the hub's cache.
+
+    Raises:
+        CheckpointError: if it is not there; lists what is.
+    """
+    home = _cache(cache_dir) / f"models--{repo_id.replace('/', '--')}"
+    ref = home / "refs" / (revision or "main")
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision or ""
+    directory = home / "snapshots" / commit
+    if not commit or not directory.is_dir():
+        raise CheckpointError(
+            f"{repo_id}: the hub's cache does not have it, and local_files_only forbids to "
+            "download it"
+        )
+    sizes = {
+        str(path.relative_to(directory)): path.stat().st_size for path in directory.rglob("*.gguf")
+    }
+    return directory / choose(f"the hub's cache of {repo_id}", quantization, sizes)[0]
+
+
+def _refuse_gguf(
+    repo_id: str,
+    revision: str | None,
+    cache_dir: Path | None,
+    local_files_only: bool,
+    token: str | None,
+) -> None:
+    """Raise `CheckpointError` that says how to name one of the GGUF files of a repository."""
+    from huggingface_hub import snapshot_download
+
+    if local_files_only:
+        return
+    files = snapshot_download(
+        repo_id,
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        allow_patterns=["*.gguf"],
+        ignore_patterns=[],
+        dry_run=True,
+    )
+    sizes = {file.filename: file.file_size or 0 for file in files}
+    if sizes:
+        found = by_quantization(sizes)
+        raise CheckpointError(
+            f"{repo_id} has GGUF files; name one, as in {repo_id}:{next(iter(found), 'Q4_K_M')} "
+            f"(it has {', '.join(found)})"
+        )
 
 
 def _missing_bytes(
@@ -93,6 +193,7 @@ def _missing_bytes(
     cache_dir: Path | None,
     token: str | None,
     patterns: list[str],
+    ignored: list[str] = IGNORED,
 ) -> int:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError
@@ -104,7 +205,7 @@ def _missing_bytes(
             cache_dir=cache_dir,
             token=token,
             allow_patterns=patterns,
-            ignore_patterns=IGNORED,
+            ignore_patterns=ignored,
             dry_run=True,
         )
     except DryRunError:
@@ -119,7 +220,9 @@ def _cache(cache_dir: Path | None) -> Path:
 
 
 @contextmanager
-def one_line_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+def one_line_errors(
+    repo_id: str, revision: str | None, local_files_only: bool = False
+) -> Iterator[None]:
     """Turn what the hub's client raises into one line that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -144,7 +247,10 @@ def one_line_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         raise CheckpointError(f"{repo_id} has no revision {revision!r} on the hub") from error
     except LocalEntryNotFoundError as error:
         message = "no such directory, and the hub's cache does not have all of it"
-        raise CheckpointError(f"{repo_id}: {message} (offline, or the hub is down)") from error
+        why = "offline, or the hub is down"
+        if local_files_only:
+            why += "; local_files_only forbids to download it"
+        raise CheckpointError(f"{repo_id}: {message} ({why})") from error
     except (HFValidationError, HfHubHTTPError) as error:
         first = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{repo_id}: {first}") from error

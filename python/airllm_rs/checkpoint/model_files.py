@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.stored import StoredWeight, TensorInfo, main_dtype, one_of_those, plain
@@ -12,7 +14,6 @@ from airllm_rs.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from airllm_rs.checkpoint.tensor_table import TensorTable
 
@@ -32,10 +33,29 @@ class ModelFiles:
     converts_tokenizer: bool = False
     """Whether the tokenizer is made of a GGUF file, when `tokenizer_directory` is first called."""
 
+    remote_sizes: tuple[int, ...] | None = None
+    """The bytes of files that are on the hub, and not here; None if they are here."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights are here; if not, only headers are, and offsets and sizes in them."""
+        return self.remote_sizes is None
+
     @property
     def files(self) -> tuple[str, ...]:
-        """Absolute paths of the files that hold tensors."""
+        """Absolute paths of the files that hold tensors; their names where they are not here."""
         return tuple(self.core.files)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The bytes of each of `files`.
+
+        Raises:
+            OSError: if one is gone.
+        """
+        if self.remote_sizes is not None:
+            return self.remote_sizes
+        return tuple(Path(file).stat().st_size for file in self.files)
 
     def tensor(self, name: str) -> TensorInfo:
         """Return what a tensor is and where it lies.
@@ -51,7 +71,8 @@ class ModelFiles:
         Raises:
             KeyError: if there is none of that name.
         """
-        return one_of_those(name, self._stored)
+        found = self.packed.get(name)
+        return one_of_those(name, self._stored) if found is None else found
 
     def _stored(self, name: str) -> StoredWeight:
         found = self.packed.get(name)
@@ -63,9 +84,13 @@ class ModelFiles:
 
     def weight_names(self) -> list[str]:
         """Return the names of all weights: of plain tensors, and of packed weights."""
+        return list(self._weight_names)
+
+    @cached_property
+    def _weight_names(self) -> tuple[str, ...]:
         parts = {part.tensor for weight in self.packed.values() for part in weight.parts}
         parts.update(name for weight in self.packed.values() for name in weight.aside)
-        return [*(name for name in self.names() if name not in parts), *self.packed]
+        return (*(name for name in self.names() if name not in parts), *self.packed)
 
     @property
     def schemes(self) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import cache
 from os import PathLike, fspath
@@ -11,9 +10,16 @@ from typing import TYPE_CHECKING
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.gguf import open_gguf
+from airllm_rs.checkpoint.hub_gguf import parse_hub_id
 from airllm_rs.checkpoint.model_files import ModelFiles, read_json
 from airllm_rs.checkpoint.packed import packed_weights
-from airllm_rs.checkpoint.splits import configuration_of, is_split, open_split
+from airllm_rs.checkpoint.safetensors_files import (
+    MANIFEST,
+    SAFETENSORS_INDEX,
+    STRIPE,
+    open_safetensors,
+)
+from airllm_rs.checkpoint.splits import configuration_of
 from airllm_rs.errors import CheckpointError
 from airllm_rs.stats.progress import NoProgress
 
@@ -24,15 +30,7 @@ if TYPE_CHECKING:
     from airllm_rs.checkpoint.tensor_table import TensorTable
     from airllm_rs.stats.progress import Progress
 
-MANIFEST = "airllm_rs.json"
-"""What a shard store has when it is complete."""
-STRIPE = "airllm_rs.stripe.json"
-"""What says, in the other directories of a striped store, which store they belong to."""
-RECORDS = ".airllm_rs-progress"
-"""The directory that says which files of a store are finished; gone when all are."""
 HEAD = "lm_head.weight"
-SAFETENSORS_INDEX = "model.safetensors.index.json"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def open_checkpoint(
@@ -45,6 +43,7 @@ def open_checkpoint(
     conversion_dir: str | PathLike[str] | None = None,
     check: Callable[[Mapping[str, object]], object] | None = None,
     prepared: Callable[[Path], Path | None] | None = None,
+    headers_only: bool = False,
     progress: Progress | None = None,
 ) -> ModelFiles:
     """Find, download or convert a checkpoint, and parse its headers. No weight is read.
@@ -61,6 +60,8 @@ def open_checkpoint(
         prepared: Called with the directory that has config.json before weights are looked for, or
             downloaded; it returns a directory that was made of this checkpoint and that is opened
             instead, or None.
+        headers_only: Of a hub id, fetch no weights that are not here, but the headers of their
+            files.
         progress: Where downloads and conversions are shown.
 
     Raises:
@@ -73,18 +74,22 @@ def open_checkpoint(
     prepared = cache(prepared) if prepared is not None else None
     path = local(path_or_id)
     if path is None:
-        from airllm_rs.checkpoint import hub
+        # a third of a second that local checkpoints need not spend
+        from airllm_rs.checkpoint.fetching import HubRequest, fetch, look
 
-        path = hub.download(
-            fspath(path_or_id),
+        parsed = parse_hub_id(fspath(path_or_id))
+        assert parsed is not None, "what is no path is a hub id"
+        request = HubRequest(
+            *parsed,
             revision=revision,
             cache_dir=Path(cache_dir) if cache_dir is not None else None,
             local_files_only=local_files_only,
             token=token,
-            check=check,
-            has_weights=None if prepared is None else lambda found: prepared(found) is not None,
-            progress=progress,
         )
+        found = look(request, check, prepared) if headers_only else None
+        if isinstance(found, ModelFiles):
+            return found
+        path = found or fetch(request, check, prepared, progress)
     if path.suffix == ".gguf":
         target = Path(conversion_dir) if conversion_dir is not None else None
         directory, tensors = open_gguf(path, cache_dir=target, check=check)
@@ -141,7 +146,7 @@ def local(path_or_id: str | PathLike[str]) -> Path | None:
             raise CheckpointError(f"{path} is neither a directory nor a .safetensors or .gguf file")
         return path
     is_path = isinstance(path_or_id, PathLike) or text.startswith((".", "/", "~"))
-    if is_path or path.suffix in (".safetensors", ".gguf") or not _HUB_ID.fullmatch(text):
+    if is_path or path.suffix in (".safetensors", ".gguf") or parse_hub_id(text) is None:
         raise CheckpointError(f"{text}: no such file or directory")
     return None
 
@@ -156,21 +161,9 @@ def _refuse_part(path: Path) -> None:
 def _open_weights(
     path: Path, conversion_dir: str | PathLike[str] | None, progress: Progress
 ) -> _core.Checkpoint:
-    if path.is_file():
-        return _core.Checkpoint.open(path)
-    if is_split(path):
-        return open_split(path)
-    if (path / MANIFEST).exists():
-        return _core.Checkpoint.open(path)
-    if (path / RECORDS).exists():
-        raise CheckpointError(
-            f"{path} is a shard store that is not finished: make it again, which goes on from there"
-        )
-    if (path / SAFETENSORS_INDEX).exists() or (path / "model.safetensors").exists():
-        return _core.Checkpoint.open(path)
-    others = sorted(path.glob("*.safetensors"))
-    if len(others) == 1:
-        return _core.Checkpoint.open(others[0])
+    opened = open_safetensors(path)
+    if opened is not None:
+        return opened
     from airllm_rs.checkpoint import torch_files
 
     if torch_files.sources(path):

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
+from airllm_rs.auto.accelerators import choose_device, find_accelerators
 from airllm_rs.checkpoint import cache_directory
 from airllm_rs.cli.block_device import text_of
 from airllm_rs.cli.file_system import file_system
@@ -75,7 +76,7 @@ def examine(path: Path | None, root: Path = ROOT) -> list[Finding]:
         _cgroup(root),
         _memory(root),
         _cpu(root),
-        _gpus(root),
+        *_gpus(root),
         _versions(),
         _cache(),
     ]
@@ -218,17 +219,19 @@ def _cpu(root: Path) -> Finding:
     return Finding("cpu", "CPU", text, facts)
 
 
-def _gpus(root: Path) -> Finding:
-    found = []
-    for card in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
-        for line in text_of(card).splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "Model":
-                found.append(value.strip())
-    if (root / "dev/kfd").exists():
-        found.append("AMD (/dev/kfd)")
-    text = f"{', '.join(found) or 'none'}; only the CPU executor exists"
-    return Finding("gpus", "GPUs", text, found)
+def _gpus(root: Path) -> list[Finding]:
+    # the driver's library is asked of this machine, not of another's files
+    found = (
+        find_accelerators(root)
+        if root == ROOT
+        else find_accelerators(root, system="Linux", count_driver=lambda: 0)
+    )
+    choice = choose_device("auto", found)
+    text = f"{', '.join(map(str, found)) or 'none'}; only the CPU executor exists"
+    return [
+        Finding("gpus", "GPUs", text, [entry.name for entry in found]),
+        Finding("device", "device auto", f"{choice.device}: {choice.why}", choice._asdict()),
+    ]
 
 
 def _versions() -> Finding:

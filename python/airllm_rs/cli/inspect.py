@@ -1,13 +1,16 @@
 """`airllm-rs inspect`: what a checkpoint is."""
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from airllm_rs.auto.inspection import Inspection, LayerDescription, describe
+from airllm_rs.auto.description import Inspection, LayerDescription, TensorDescription
+from airllm_rs.auto.inspection import describe
 from airllm_rs.auto.opening import find_files
 from airllm_rs.auto.options import LoadOptions
+from airllm_rs.checkpoint.collection import paused_collection
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, opening_options, takes
 from airllm_rs.cli.output import millions, pairs, print_json, print_table, show_log
 from airllm_rs.memory import format_bytes
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SHOWN = 3
+_POSITIONS = {"rope": "RoPE", "alibi": "ALiBi"}
+_ATTENTION = {"full": "all", "latent": "all, from a latent"}
+_EXPERT = re.compile(r"(?<=experts\.)(\d+)(?=\.)|\[(\d+)\]$")
 
 
 @takes(opening_options)
@@ -28,10 +34,12 @@ def inspect(
 ) -> None:
     """Show what a checkpoint is: architecture, layers, tensors, sizes, dtype."""
     show_log(quiet=quiet)
-    files = find_files(model, options, choose_progress(options.progress))
-    found = describe(files, options.config_overrides)
+    options = replace(options, may_make=False)
+    with paused_collection():
+        files = find_files(model, options, choose_progress(options.progress))
+        found = describe(files, options.config_overrides)
     if as_json:
-        print_json(asdict(found))
+        print_json(found.to_json())
         return
     print_table(pairs(_summary(found)))
     print_table(_layers(found.layers))
@@ -46,6 +54,8 @@ def _summary(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "long prompts", f"a sweep for each chunk: {found.by_chunk}"
     if found.refusal is not None:
         yield "runs here", f"no: {found.refusal}"
+    if not found.is_local:
+        yield "weights", "on the hub: only headers were fetched"
     of = f" in {len(found.files)} files" if len(found.files) > 1 else " in one file"
     parameters = f"{millions(found.parameters)} parameters, " if found.parameters else ""
     is_packed = found.quantization is not None and bool(found.quantization.schemes)
@@ -64,6 +74,10 @@ def _summary(found: Inspection) -> Iterator[tuple[str, str]]:
     sliding = [layer for layer in found.layers if layer.window is not None]
     window = f", {len(sliding)} layers see {found.sliding_window}" if sliding else ""
     yield "context", f"{_text(found.max_position_embeddings)} tokens{window}"
+    if found.positions is not None:
+        scaled = f" ({found.rope_type})" if found.rope_type not in (None, "default") else ""
+        yield "positions", f"{_POSITIONS.get(found.positions, found.positions)}{scaled}"
+    yield from _experts(found.layers)
     if found.kv_bytes_per_token is not None:
         computed = f" ({found.compute_dtype} on this machine)"
         yield "KV cache", f"{format_bytes(found.kv_bytes_per_token)} per token{computed}"
@@ -72,8 +86,25 @@ def _summary(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "read in", f"{found.num_units} units, the largest {largest}"
     if found.misaligned_tensors:
         yield "misaligned", f"{_some(found.misaligned_tensors)}: moved into place after arrival"
+    for rule, names in (found.ignored_tensors or {}).items():
+        yield "ignored", f"{_some(names)}: {rule}"
     if found.unused_tensors:
-        yield "unused", _some(found.unused_tensors)
+        yield "unused", f"{_some(found.unused_tensors)}: no rule knows them"
+
+
+def _experts(layers: Sequence[LayerDescription]) -> Iterator[tuple[str, str]]:
+    sparse = [layer.experts for layer in layers if layer.experts is not None]
+    if not sparse:
+        return
+    decoders = sum(layer.kind == "decoder" for layer in layers)
+    for experts, group in groupby(sparse):
+        number = len(list(group))
+        shared = f", {format_bytes(experts.shared_nbytes)} shared" if experts.shared_nbytes else ""
+        each = f"of {experts.count} in each of {number} of {decoders} layers"
+        yield (
+            "experts",
+            f"{_text(experts.per_token)} {each}, {format_bytes(experts.nbytes)} each{shared}",
+        )
 
 
 def _layers(layers: Sequence[LayerDescription]) -> "Table":
@@ -94,13 +125,34 @@ def _layers(layers: Sequence[LayerDescription]) -> "Table":
             name += f" … {same[-1].name.rpartition('.')[2]} ({len(same)})"
         attention = ""
         if first.kind == "decoder":
-            attention = "all" if first.window is None else f"latest {first.window}"
+            attention = _ATTENTION.get(first.attention or "full", f"latest {first.window}")
         cells = [name, format_bytes(first.nbytes), attention]
-        for tensor in first.tensors:
+        for inner, tensor in _rows(first):
             shape = ", ".join(map(str, tensor.shape))
-            table.add_row(*cells, _inner(first, tensor.name), tensor.dtype, shape)
+            table.add_row(*cells, inner, tensor.dtype, shape)
             cells = ["", "", ""]
     return table
+
+
+def _rows(layer: LayerDescription) -> list[tuple[str, TensorDescription]]:
+    """Return the tensors of a layer by name, those of equal experts in one line."""
+    numbers: dict[tuple[object, ...], list[str]] = {}
+    rows: dict[tuple[object, ...], tuple[str, TensorDescription]] = {}
+    for tensor in layer.tensors:
+        inner = _inner(layer, tensor.name)
+        found = _EXPERT.search(inner)
+        key = (_EXPERT.sub("N", inner), tensor.dtype, tuple(tensor.shape))
+        rows.setdefault(key, (inner, tensor))
+        if found is not None:
+            numbers.setdefault(key, []).append(found[1] or found[2])
+    told = []
+    for row, (inner, tensor) in rows.items():
+        same = numbers.get(row, [])
+        if len(same) > 1:
+            span = f"{same[0]} … {same[-1]}"
+            inner = _EXPERT.sub(f"[{span}]" if inner.endswith("]") else span, inner)
+        told.append((inner, tensor))
+    return told
 
 
 def _kind(layer: LayerDescription) -> object:

@@ -14,7 +14,9 @@ from airllm_rs.auto.options import ENGINES, LoadOptions
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A directory, a hub id or a .gguf file.", show_default=False
+        metavar="MODEL",
+        help="A directory, a .gguf file, a hub id, or ID:Q4_K_M for a GGUF file on the hub.",
+        show_default=False,
     ),
 ]
 JsonFlag = Annotated[

@@ -8,6 +8,7 @@ import typer
 
 from airllm_rs.auto.opening import Opened, open_model
 from airllm_rs.auto.options import LoadOptions
+from airllm_rs.checkpoint.collection import paused_collection
 from airllm_rs.cli.options import JsonFlag, ModelArgument, QuietFlag, load_options, takes
 from airllm_rs.cli.output import pairs, print_json, print_table, show_log
 from airllm_rs.errors import BudgetError
@@ -53,7 +54,8 @@ def plan(
         raise ValueError(f"disk_gbps is {disk_gbps}: use more than 0")
     options = replace(options, ram=ram, may_make=False)
     try:
-        opened = open_model(model, options, progress=choose_progress(options.progress))
+        with paused_collection():
+            opened = open_model(model, options, progress=choose_progress(options.progress))
     except BudgetError as error:
         if as_json:
             print_json(infeasible_json(error))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.packed import check_quantization
 from airllm_rs.config import ModelConfig, parse_config
-from airllm_rs.errors import ConfigError, UnsupportedModelError
+from airllm_rs.errors import ConfigError, UnknownModelError
 from airllm_rs.families import (
     baichuan,
     chatglm,
@@ -33,10 +33,11 @@ from airllm_rs.families import (
 )
 from airllm_rs.families.bridged import BridgedConfig
 from airllm_rs.families.family import Family, Layer, TensorSpec
-from airllm_rs.families.validation import validate
+from airllm_rs.families.nearest import name_patterns, nearest_family
+from airllm_rs.families.validation import some, validate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from airllm_rs.families.validation import NamedWeights
 
@@ -46,8 +47,11 @@ __all__ = [
     "Layer",
     "TensorSpec",
     "family_of",
+    "nearest_family",
     "read_config",
+    "some",
     "understand",
+    "unknown_model",
     "validate",
 ]
 
@@ -67,7 +71,7 @@ def family_of(config: ModelConfig) -> Family:
     """Return the family of a model.
 
     Raises:
-        UnsupportedModelError: if its ``model_type`` is not known; lists those that are.
+        UnknownModelError: if its ``model_type`` is not known; lists those that are.
     """
     if isinstance(config, BridgedConfig):
         assert config.family is not None, "the checkpoint was looked at before"
@@ -115,10 +119,33 @@ def _family(model_type: str, raw: Mapping[str, object]) -> Family:
     family = FAMILIES.get(model_type)
     if family is not None:
         return family
-    known = ", ".join(FAMILIES)
+    raise unknown_model(raw)
+
+
+def unknown_model(raw: Mapping[str, object], names: Iterable[str] = ()) -> UnknownModelError:
+    """Return the error for a model of no family here: what was found, and what is known.
+
+    Args:
+        raw: The contents of config.json.
+        names: Of the checkpoint's tensors, where they are known.
+    """
+    model_type, listed = raw.get("model_type"), list(names)
+    why = "is not supported"
     if raw.get("auto_map"):
-        raise UnsupportedModelError(
-            f"model_type {model_type!r} could only be run by the code that comes with the "
-            f"checkpoint (auto_map in config.json), which is never executed; known: {known}"
+        why = (
+            "could only be run by the code that comes with the checkpoint (auto_map in "
+            "config.json), which is never executed"
         )
-    raise UnsupportedModelError(f"model_type {model_type!r} is not supported; known: {known}")
+    found = []
+    architectures = raw.get("architectures")
+    if isinstance(architectures, list) and architectures:
+        found.append(f"architectures {', '.join(map(str, architectures))}")
+    if listed:
+        found.append(f"tensors {name_patterns(listed)}")
+    nearest = nearest_family(str(model_type), listed, FAMILIES)
+    message = f"model_type {model_type!r} {why}"
+    message += f"; found: {'; '.join(found)}" if found else ""
+    if nearest is not None:
+        share = f" ({nearest.similarity:.0%} of the tensors' names)" if listed else ""
+        message += f"; nearest: {nearest.model_type}{share}"
+    return UnknownModelError(f"{message}; known: {', '.join(FAMILIES)}")

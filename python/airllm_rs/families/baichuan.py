@@ -99,4 +99,5 @@ FAMILY = Family(
         translate=_translate,
     ),
     scores_heads=lambda config: int(has_alibi(config)),
+    positions=lambda config: "alibi" if has_alibi(config) else "rope",
 )  # fmt: skip

@@ -66,9 +66,19 @@ class BridgedFamily(Family):
         """Return the layers in order of use."""
         return self.found
 
-    def is_ignorable(self, name: str, config: ModelConfig) -> bool:
-        """Tell whether a tensor that is no part of the model may be in its checkpoint."""
-        return name not in self.unused
+    def rule_for(self, name: str, config: ModelConfig) -> str | None:
+        """Return why a tensor that is no part of what runs may be in its checkpoint."""
+        if name in self.unused:
+            return None
+        if name in self.left_out:
+            return "a part that does not run: only the text part does"
+        return "transformers has no use for it"
+
+    def attention(self, config: ModelConfig, index: int) -> str:
+        """Return ``full`` or ``sliding``; ``unknown`` where layers without a cache lie between."""
+        if len(config.windows) != config.num_hidden_layers:
+            return "unknown"
+        return super().attention(config, index)
 
     def kv_bytes_per_token(self, config: ModelConfig, item_size: int) -> int:
         """Return the bytes of keys and values that one token adds in all layers together."""

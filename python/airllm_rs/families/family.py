@@ -82,6 +82,8 @@ class Family:
     """Of how many heads together attention keeps scores of all keys; 0 if it never does."""
     expanded_width: Callable[[ModelConfig], int] = lambda _: 0
     """How many numbers keys and values of a token become while attention runs, beyond the cache."""
+    positions: Callable[[ModelConfig], str | None] = lambda _: "rope"
+    """How positions count: ``rope`` or ``alibi``; None where that is not known."""
 
     def layers(self, config: ModelConfig) -> tuple[Layer, ...]:
         """Return the layers in order of use.
@@ -106,7 +108,7 @@ class Family:
     def _decoder(self, config: ModelConfig, index: int) -> tuple[TensorSpec, ...]:
         prefix = _placed(self.layer_prefix.format(index), config.prefix)
         return tuple(
-            replace(spec, name=prefix + spec.name, parameter=spec.parameter or spec.name)
+            TensorSpec(prefix + spec.name, spec.shape, spec.parameter or spec.name)
             for spec in self.decoder(config, index)
         )
 
@@ -120,11 +122,30 @@ class Family:
 
     def is_ignorable(self, name: str, config: ModelConfig) -> bool:
         """Tell whether a tensor that is no part of the model may be in its checkpoint."""
+        return self.rule_for(name, config) is not None
+
+    def rule_for(self, name: str, config: ModelConfig) -> str | None:
+        """Return why a tensor that is no part of the model may be in its checkpoint.
+
+        None if nothing is known of it.
+        """
         if config.tie_word_embeddings and name == _placed(self.head, config.prefix):
-            return True
+            return "the head, which is the embedding table (tie_word_embeddings)"
         if _is_of_later_layer(name, config):
-            return True
-        return any(re.fullmatch(pattern, name) for pattern in self.ignorable)
+            return "layers that guess further tokens (num_nextn_predict_layers)"
+        for pattern in self.ignorable:
+            if re.fullmatch(pattern, name):
+                return f"{self.model_type} has no use for {pattern}"
+        return None
+
+    def attention(self, config: ModelConfig, index: int) -> str:
+        """Return what the queries of a decoder layer see: ``full``, ``sliding`` or ``latent``.
+
+        ``latent`` is all keys, made of the latent that is cached in their place.
+        """
+        if self.expanded_width(config):
+            return "latent"
+        return "full" if config.windows[index] is None else "sliding"
 
     def kv_bytes_per_token(self, config: ModelConfig, item_size: int) -> int:
         """Return the bytes of keys and values that one token adds in all layers together."""

@@ -175,6 +175,7 @@ class _Builder:
         self._table = table
         self._files = files
         self._limits = limits
+        self._seen: dict[str, tuple[StoredWeight, list[StoredPart]]] = {}
 
     def add_small(self, number: int, layer: Layer) -> None:
         """Add one unit with all that the layer always has in memory."""
@@ -189,8 +190,7 @@ class _Builder:
         for spec in layer.tensors:
             if spec.placement == "gathered":
                 continue
-            weight = self._files.stored(spec.name)
-            large = self._large_parts(spec, weight)
+            weight, large = self._split(spec)
             if not large:
                 continue
             whole = _pieces(weight, large, 0, weight.shape[0])
@@ -201,39 +201,49 @@ class _Builder:
                 self._add_group(number, group)
                 group = []
             if is_large:
-                for block in self._blocks(weight, large, nbytes):
+                for block in self._blocks(weight, large, nbytes, whole):
                     self._add_group(number, [block])
             else:
                 group.append(whole)
         if group:
             self._add_group(number, group)
 
-    def _large_parts(self, spec: TensorSpec, weight: StoredWeight) -> list[StoredPart]:
-        """Return the parts that are not always resident, but read with their matrix."""
-        if len(spec.shape) < 2:
-            return []
-        if spec.placement == "resident":
-            return []
-        # a table is looked up by rows; it is a matrix however small it is
-        is_table = spec.name == self._table
-        least = 0 if is_table else self._limits.resident_below
-        return [part for part in weight.parts if part.info.nbytes >= least]
+    def _split(self, spec: TensorSpec) -> tuple[StoredWeight, list[StoredPart]]:
+        """Return a weight, and its parts that are not always resident, but read with it."""
+        found = self._seen.get(spec.name)
+        if found is not None:
+            return found
+        weight = self._files.stored(spec.name)
+        large: list[StoredPart] = []
+        if len(spec.shape) > 1 and spec.placement != "resident":
+            # a table is looked up by rows; it is a matrix however small it is
+            least = 0 if spec.name == self._table else self._limits.resident_below
+            large = [part for part in weight.parts if part.info.nbytes >= least]
+        self._seen[spec.name] = weight, large
+        return weight, large
 
     def _small_pieces(self, spec: TensorSpec) -> list[Piece]:
-        weight = self._files.stored(spec.name)
-        large = self._large_parts(spec, weight)
+        weight, large = self._split(spec)
+        if len(large) == len(weight.parts):
+            return []
         small = [part for part in weight.parts if part not in large]
         return _pieces(weight, small, 0, weight.shape[0])
 
     def _blocks(
-        self, weight: StoredWeight, parts: Sequence[StoredPart], nbytes: int
+        self,
+        weight: StoredWeight,
+        parts: Sequence[StoredPart],
+        nbytes: int,
+        whole: list[Piece],
     ) -> list[list[Piece]]:
         rows = weight.shape[0]
         steps = [part.rows for part in parts]
         if not all(steps) or not weight.row_step:
-            return [_pieces(weight, parts, 0, rows)]  # every row needs all of some part
+            return [whole]  # every row needs all of some part
         multiple = lcm(weight.row_step, *steps)
         step = rows_per_block(rows, -(-nbytes // rows), self._limits.max_unit_bytes, multiple)
+        if step >= rows:
+            return [whole]
         return [
             _pieces(weight, parts, start, min(start + step, rows)) for start in range(0, rows, step)
         ]
@@ -309,6 +319,7 @@ def slot_bytes(pieces: Sequence[Piece]) -> int:
         start = piece.offset - piece.offset % PAGE
         stop = piece.offset + piece.nbytes
         total += stop + -stop % PAGE - start
-        if piece.offset % max(piece.nbytes // max(prod(piece.shape), 1), 1):
+        # no dtype has items of more than 8 bytes
+        if piece.offset % 8 and piece.offset % max(piece.nbytes // max(prod(piece.shape), 1), 1):
             total += PAGE
     return total

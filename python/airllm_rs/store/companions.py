@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.durable import write_json
 from airllm_rs.checkpoint.model_files import read_json
-from airllm_rs.checkpoint.opening import MANIFEST, STRIPE
+from airllm_rs.checkpoint.safetensors_files import MANIFEST, STRIPE
 from airllm_rs.checkpoint.writing import INDEX
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
-from airllm_rs.checkpoint.opening import RECORDS
+from airllm_rs.checkpoint.safetensors_files import RECORDS
 from airllm_rs.checkpoint.stored import TensorInfo
 from airllm_rs.errors import CheckpointError
 from airllm_rs.store.companions import copy_companions

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.disk_space import require_space
-from airllm_rs.checkpoint.opening import RECORDS
+from airllm_rs.checkpoint.safetensors_files import RECORDS
 from airllm_rs.errors import CheckpointChanged, NotEnoughSpaceException, StoreError
 from airllm_rs.store.companions import copy_companions
 from airllm_rs.store.identity import ENCODER_VERSION, identify

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airllm_rs import _core
 from airllm_rs.checkpoint.durable import sync_directory, write_json
-from airllm_rs.checkpoint.opening import MANIFEST, STRIPE
+from airllm_rs.checkpoint.safetensors_files import MANIFEST, STRIPE
 from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.errors import CheckpointError
 from airllm_rs.store.jobs import FORMAT_VERSION

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.durable import locked
-from airllm_rs.checkpoint.opening import MANIFEST, RECORDS, STRIPE
+from airllm_rs.checkpoint.safetensors_files import MANIFEST, RECORDS, STRIPE
 from airllm_rs.errors import StoreError
 from airllm_rs.store.manifest import read_store, stripe_of
 

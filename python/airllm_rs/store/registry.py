@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from airllm_rs.checkpoint.cache_directory import cache_directory
 from airllm_rs.checkpoint.converted import sources_of
 from airllm_rs.checkpoint.durable import locked_if_free, write_json
-from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
+from airllm_rs.checkpoint.safetensors_files import MANIFEST, RECORDS
 from airllm_rs.errors import CheckpointError, StoreError
 from airllm_rs.store.manifest import read_store, stripe_of
 from airllm_rs.store.places import LOCK

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from airllm_rs import _core
-from airllm_rs.checkpoint.opening import MANIFEST, RECORDS, STRIPE
+from airllm_rs.checkpoint.safetensors_files import MANIFEST, RECORDS, STRIPE
 from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.errors import CheckpointError, StoreError
 from airllm_rs.store.manifest import stripe_of

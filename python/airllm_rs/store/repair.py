@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.durable import sync_directory, write_json
-from airllm_rs.checkpoint.opening import MANIFEST, RECORDS
+from airllm_rs.checkpoint.safetensors_files import MANIFEST, RECORDS
 from airllm_rs.store.verification import damaged_files, is_verified
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from airllm_rs.auto.opening import Opened, open_files, open_model
 from airllm_rs.auto.options import LoadOptions
-from airllm_rs.checkpoint.opening import MANIFEST
+from airllm_rs.checkpoint.safetensors_files import MANIFEST
 from airllm_rs.errors import StoreError
 from airllm_rs.stats.progress import NoProgress
 from airllm_rs.store import SCHEMES, read_store, registry

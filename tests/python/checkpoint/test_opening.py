@@ -327,7 +327,9 @@ def test_a_checkpoint_is_held_against_its_family() -> None:
     assert validate(config, family, Listed(shapes | inv_freq)) == ["odd"]
     with pytest.raises(CheckpointError) as caught:
         validate(config, family, Listed(shapes | {"model.norm.weight": (9,)}))
-    assert str(caught.value) == ("model.norm.weight has shape [9], expected [8] from config.json")
+    assert str(caught.value) == (
+        "model.norm.weight has shape [9], expected [8] from config.json (8 from hidden_size (8))"
+    )
     with pytest.raises(UnsupportedModelError, match="stored as U8"):
         validate(config, family, Listed(shapes, "U8"))
     del shapes["lm_head.weight"]

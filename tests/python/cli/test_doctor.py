@@ -34,7 +34,7 @@ def test_json_has_everything(cli: Callable[..., Outcome], tmp_path: Path) -> Non
     assert {probe["engine"] for probe in found["engines"]} >= {"uring", "direct", "buffered"}
     assert set(found) == {
         "engines", "direct_io", "file_system", "huge_pages", "huge_page_share", "memlock_bytes",
-        "cgroup", "memory", "cpu", "gpus", "versions", "cache", "findings",
+        "cgroup", "memory", "cpu", "gpus", "device", "versions", "cache", "findings",
     }  # fmt: skip
     assert found["versions"]["build_profile"] in ("debug", "release")
     assert found["memory"]["auto_bytes"] <= found["memory"]["total_bytes"]
@@ -112,7 +112,7 @@ def test_gpus_are_found_by_their_drivers(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/kfd").touch()
     finding = by_name(tmp_path, tmp_path)["gpus"]
-    assert finding.facts == ["NVIDIA H100", "AMD (/dev/kfd)"]
+    assert finding.facts == ["NVIDIA H100", "AMD GPU"]
     assert "only the CPU executor exists" in finding.text
 
 

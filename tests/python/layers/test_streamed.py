@@ -75,13 +75,13 @@ def test_each_use_asks_for_what_it_needs(noted: Noted) -> None:
     ]
     for use, how in uses:
         noted.asked.clear()
-        got = use(held)
+        got = use(held)  # type: ignore[no-untyped-call]
         assert set(noted.asked) == {how}
-        assert torch.equal(got, use(noted.numbers))
+        assert torch.equal(got, use(noted.numbers))  # type: ignore[no-untyped-call]
         assert type(got) is torch.Tensor
 
 
 def test_writing_to_it_is_refused(noted: Noted) -> None:
     for write in (lambda w: w.div_(2), lambda w: w.copy_(torch.ones(3, 4))):
         with pytest.raises(UnsupportedModelError, match="changes its weights"):
-            write(Streamed.of(noted))
+            write(Streamed.of(noted))  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import airllm_rs
 from airllm_rs import _core
 from airllm_rs.checkpoint import open_checkpoint
-from airllm_rs.checkpoint.opening import RECORDS
+from airllm_rs.checkpoint.safetensors_files import RECORDS
 from airllm_rs.checkpoint.writing import INDEX
 from airllm_rs.errors import (
     BudgetError,

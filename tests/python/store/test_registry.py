@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import airllm_rs
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.durable import locked, locked_if_free
-from airllm_rs.checkpoint.opening import MANIFEST, RECORDS, STRIPE
+from airllm_rs.checkpoint.safetensors_files import MANIFEST, RECORDS, STRIPE
 from airllm_rs.errors import CheckpointError, StoreError
 from airllm_rs.stats.progress import NoProgress
 from airllm_rs.store import making, registry

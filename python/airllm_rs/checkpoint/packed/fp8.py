@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from airllm_rs.checkpoint.packed.methods import quantization_of
-from airllm_rs.checkpoint.packed.tensors import common_step, require_dtype
+from airllm_rs.checkpoint.packed.tensors import require_dtype
 from airllm_rs.checkpoint.stored import Layout, StoredPart, StoredWeight
 from airllm_rs.errors import CheckpointError, UnsupportedModelError
 
@@ -33,11 +34,13 @@ def find(tensors: Tensors, config: Mapping[str, object]) -> dict[str, StoredWeig
     """Return the weights that are packed so."""
     blocks = (*_named_blocks(quantization_of(config)), *_BLOCKS)
     found = {}
+    beside = tuple(f".{other}" for other in NOT_READ)
+    others = NOT_READ if any(name.endswith(beside) for name in tensors.names) else ()
     for name in tensors.names:
         if name.endswith(".weight"):
             info = tensors.info(name)
             if info.dtype in FLOATS and len(info.shape) == 2 and all(info.shape):
-                found[name] = _weight(tensors, name, info, blocks)
+                found[name] = _weight(tensors, name, info, blocks, others)
     return found
 
 
@@ -70,11 +73,18 @@ def _named_blocks(settings: Mapping[str, object]) -> Iterator[tuple[int, int]]:
 
 
 def _weight(
-    tensors: Tensors, name: str, q: TensorInfo, blocks: tuple[tuple[int, int], ...]
+    tensors: Tensors,
+    name: str,
+    q: TensorInfo,
+    blocks: tuple[tuple[int, int], ...],
+    others: tuple[str, ...],
 ) -> StoredWeight:
     module = name.removesuffix(".weight")
-    scale_name = next(iter(tensors.found(*(f"{module}.{scale}" for scale in _SCALES))), None)
-    if scale_name is None:
+    for scale_kind in _SCALES:
+        scale_name = f"{module}.{scale_kind}"
+        if scale_name in tensors:
+            break
+    else:
         raise CheckpointError(
             f"{name} is of {q.dtype} and lacks its scales: there is no {module}.weight_scale_inv "
             f"and no {module}.weight_scale"
@@ -91,30 +101,49 @@ def _weight(
     else:
         step, label = block[0], f"fp8-{block[0]}x{block[1]}"
     parts = (StoredPart("q", name, q), StoredPart("scale", scale_name, scale, step))
-    options = {
-        "is_e5m2": FLOATS[q.dtype],
-        "block_rows": block[0],
-        "block_cols": block[1],
-        "scale": _KINDS[scale.dtype],
-    }
     return StoredWeight(
         name,
         q.shape,
         parts,
-        Layout("fp8", options, label),
+        _layout(FLOATS[q.dtype], block, _KINDS[scale.dtype], label),
         # one scale of all is the same for every cut
-        row_step=common_step(parts) or 1,
+        row_step=step or 1,
         aside=(
             *no_zero_points(tensors, name),
-            *tensors.found(*(f"{module}.{other}" for other in NOT_READ)),
+            *tensors.found(*(f"{module}.{other}" for other in others)),
         ),
     )
+
+
+@cache
+def _layout(is_e5m2: bool, block: tuple[int, int], scale: str, label: str) -> Layout:
+    options = {
+        "is_e5m2": is_e5m2,
+        "block_rows": block[0],
+        "block_cols": block[1],
+        "scale": scale,
+    }
+    return Layout("fp8", options, label)
 
 
 def _block(
     name: str, grid: tuple[int, ...], shape: tuple[int, int], blocks: tuple[tuple[int, int], ...]
 ) -> tuple[int, int]:
     """Return the rows and columns that share a scale, as the number of scales tells."""
+    found = _fitting(grid, shape, blocks)
+    if found is not None:
+        return found
+    named = " or ".join(f"{high}x{wide}" for high, wide in dict.fromkeys(blocks))
+    raise CheckpointError(
+        f"{name} has shape {list(grid)}, which does not fit a weight of {list(shape)}: expected "
+        f"one scale, one per row, or blocks of {named}"
+    )
+
+
+@cache
+def _fitting(
+    grid: tuple[int, ...], shape: tuple[int, int], blocks: tuple[tuple[int, int], ...]
+) -> tuple[int, int] | None:
     rows, cols = shape
     for high, wide in blocks:
         if grid == (-(-rows // high), -(-cols // wide)) and grid != (1, 1):
@@ -123,8 +152,4 @@ def _block(
         return rows, cols
     if grid in ((rows,), (rows, 1)):
         return 1, cols
-    named = " or ".join(f"{high}x{wide}" for high, wide in dict.fromkeys(blocks))
-    raise CheckpointError(
-        f"{name} has shape {list(grid)}, which does not fit a weight of {list(shape)}: expected "
-        f"one scale, one per row, or blocks of {named}"
-    )
+    return None

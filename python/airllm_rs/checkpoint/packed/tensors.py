@@ -11,7 +11,7 @@ from airllm_rs.checkpoint.stored import TensorInfo
 from airllm_rs.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from airllm_rs.checkpoint.stored import StoredPart
     from airllm_rs.checkpoint.tensor_table import TensorTable
@@ -23,17 +23,21 @@ _MOST_BYTES = 1 << 20
 class Tensors:
     """The tensors of a checkpoint by name."""
 
-    def __init__(self, core: TensorTable) -> None:
-        self._core = core
+    def __init__(
+        self, core: TensorTable, read: Callable[[str, TensorInfo], bytes] | None = None
+    ) -> None:
         self.names = core.names()
+        # a call of the extension for each question would take seconds of a large model
+        self._infos = {name: TensorInfo(*core.tensor(name)) for name in self.names}
         self._files = core.files
+        self._read = read
 
     def __contains__(self, name: str) -> bool:
-        return name in self._core
+        return name in self._infos
 
     def info(self, name: str) -> TensorInfo:
         """Return what a tensor is and where it lies."""
-        return TensorInfo(*self._core.tensor(name))
+        return self._infos[name]
 
     def part(self, weight: str, suffix: str) -> TensorInfo:
         """Return the tensor that a weight needs beside its numbers.
@@ -48,7 +52,7 @@ class Tensors:
 
     def found(self, *names: str) -> tuple[str, ...]:
         """Return those of ``names`` that there are."""
-        return tuple(name for name in names if name in self)
+        return tuple(name for name in names if name in self._infos)
 
     def holds_only_zeros(self, name: str) -> bool:
         """Tell whether all bytes of a small tensor are zero.
@@ -85,6 +89,8 @@ class Tensors:
         path = self._files[info.file]
         if info.nbytes > _MOST_BYTES:
             raise CheckpointError(f"{name} has {info.nbytes} bytes, expected a small tensor")
+        if self._read is not None:
+            return self._read(name, info)
         with Path(path).open("rb") as file:
             file.seek(info.offset)
             content = file.read(info.nbytes)

@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from airllm_rs.config import Keys, token_ids
-from airllm_rs.errors import ConfigError, UnsupportedModelError
+from airllm_rs.errors import ConfigError, UnknownModelError, UnsupportedModelError
 from airllm_rs.families.bridged import BridgedConfig
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _stack(model: nn.Module, decoder: nn.Module) -> str | None:
 def _parsed(raw: Mapping[str, object]) -> PreTrainedConfig:
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        raise UnsupportedModelError(_unknown(raw))
+        raise UnknownModelError(_unknown(raw))
     rest = {key: value for key, value in raw.items() if key not in _NOT_OURS}
     with _made_of(raw):
         # infinities, which JSON has no word for
