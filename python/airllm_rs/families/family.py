@@ -143,7 +143,7 @@ def _placed(name: str, prefix: str) -> str:
 
 def _is_of_later_layer(name: str, config: ModelConfig) -> bool:
     """Tell whether a tensor is of layers that guess further tokens: they come after the others."""
-    extra = config.keys.optional_count("num_nextn_predict_layers")
+    extra = config.keys.optional_id("num_nextn_predict_layers")
     found = re.match(r"model\.layers\.(\d+)\.", name)
     if extra is None or found is None:
         return False

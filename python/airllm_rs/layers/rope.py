@@ -95,6 +95,16 @@ class RotaryEmbedding:
         """Whether the frequencies change with the length of the sequences."""
         return self.rope_type in ("dynamic", "longrope")
 
+    @property
+    def changes_past(self) -> int | None:
+        """Tokens past which all frequencies are others, those of earlier keys too; None for none.
+
+        Longrope has two sets, and a model was trained on each alone, never on keys of both.
+        """
+        if self.rope_type != "longrope":
+            return None
+        return int(self._config.rope_parameters["original_max_position_embeddings"])
+
     def rotation(self, positions: Tensor, lengths: Lengths, dtype: torch.dtype) -> Rotation:
         """Return the rotation of ``positions`` (B or 1, T).
 

@@ -237,9 +237,13 @@ class WeightSource:
         """Return the tensor ``name`` of the checkpoint."""
         return self._matrices[name]
 
-    def vector(self, name: str) -> Tensor:
-        """Return a copy of a small tensor, always resident, in the dtype of the arithmetic."""
+    def vector(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a copy of a small tensor, always resident, in ``dtype`` or the arithmetic's."""
         matrix = self._matrices[name]
+        if dtype is not None and not matrix.is_packed and matrix.stored_dtype is dtype:
+            # as it is stored, not by way of the dtype of the arithmetic
+            parts = [self.view(block, dtype) for block in matrix.blocks]
+            return torch.cat(parts) if len(parts) > 1 else parts[0].clone()
         if matrix.is_packed and len(matrix.blocks) == 1 and matrix.is_resident:
             numbers = torch.empty(matrix.shape, dtype=self.compute_dtype)
             weight = matrix.take(0)
@@ -251,7 +255,7 @@ class WeightSource:
         if whole is None:
             raise AirLLMError(f"{name} is not a resident tensor of the memory plan")
         matrix.forget()
-        return whole.to(self.compute_dtype, copy=True)
+        return whole.to(dtype or self.compute_dtype, copy=True)
 
     @property
     def is_streaming(self) -> bool:
