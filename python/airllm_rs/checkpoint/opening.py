@@ -101,8 +101,8 @@ def open_checkpoint(
     config = _configuration(directory, check)
     core = _open_weights(path, conversion_dir, progress)
     packed = packed_weights(core, config)
-    if any(head in packed for head in _HEADS):  # of a tied model, whose table is not packed
-        _untie(config)
+    if HEAD in packed:  # of a tied model, whose table is not packed
+        config["tie_word_embeddings"] = False
     return _model_files(directory, config, core, packed)
 
 

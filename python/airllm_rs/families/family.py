@@ -88,7 +88,7 @@ class Family:
         """
         size = (config.vocab_size, config.hidden_size)
         table = TensorSpec(_placed(self.embedding, config.prefix), size, "weight")
-        head = TensorSpec(_placed(self.head, config.prefix), size, "weight")
+        head = TensorSpec(config.head or _placed(self.head, config.prefix), size, "weight")
         norm = TensorSpec(_placed(self.norm, config.prefix), (config.hidden_size,), "weight")
         return (
             Layer("embed_tokens", "embedding", (table,)),
@@ -108,11 +108,15 @@ class Family:
         )
 
     def placed(self, config: ModelConfig, names: Iterable[str]) -> ModelConfig:
-        """Return ``config`` with what the names of a checkpoint's tensors begin with."""
+        """Return ``config`` with what a checkpoint calls its tensors."""
         present = set(names)
         for prefix in self.prefixes:
             if _placed(self.embedding, prefix) in present:
-                return replace(config, prefix=prefix)
+                config = replace(config, prefix=prefix)
+                break
+        # a store's head that was made of the embedding table has this name in every family
+        if HEAD in present and _placed(self.head, config.prefix) not in present:
+            return replace(config, head=HEAD)
         return config
 
     def is_ignorable(self, name: str, config: ModelConfig) -> bool:
