@@ -65,9 +65,7 @@ class _Product(torch.autograd.Function):
         return _multiply(x, matrix)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
-    ) -> tuple[Tensor, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         matrix: Matrix = ctx.matrix  # type: ignore[attr-defined]
         (grad,) = grads
         wanted = grad.new_empty((*grad.shape[:-1], matrix.shape[0]))

@@ -80,7 +80,9 @@ def build_v2(config: ModelConfig) -> CausalTree:
     experts = config.keys.count("n_routed_experts")
     choose = _choose_v2(config)
     rope = RotaryEmbedding(config, head_dim=config.keys.count("qk_rope_head_dim"), is_paired=True)
-    return _build(config, rope, lambda: Router(config.hidden_size, experts, choose, is_precise=True))
+    return _build(
+        config, rope, lambda: Router(config.hidden_size, experts, choose, is_precise=True)
+    )
 
 
 def build_v3(config: ModelConfig) -> CausalTree:
