@@ -1,7 +1,8 @@
 """What a decoded token costs per layer in each native family, beside transformers: one table.
 
     PYTHONPATH=tests/python python benches/python/family_overhead.py [--json]
-        [--families gemma2 …] [--dtypes float32 bfloat16] [--rounds 9] [--steps 40] [--layers 6] [--threads 2]
+        [--families gemma2 …] [--dtypes float32 bfloat16] [--rounds 9] [--steps 40]
+        [--layers 6] [--threads 2]
 
 Tiny models (hidden 128, everything in memory, batch 1) go on from a cache of 64 tokens. A step of
 so small a model is overhead more than arithmetic; it is divided by the layers. Ours and
@@ -101,8 +102,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.simplefilter("ignore")
     rows = []
     for case in options.families:

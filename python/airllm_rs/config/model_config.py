@@ -53,6 +53,8 @@ class ModelConfig:
     """The same under Hugging Face's names, with defaults: for what only some families have."""
     prefix: str = ""
     """What names of tensors begin with instead of ``model.``; empty for that."""
+    head: str = ""
+    """What the head is called, if not as the family calls it; empty for that."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

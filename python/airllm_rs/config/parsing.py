@@ -121,7 +121,7 @@ def _layer_types(
     if listed is None and rules.layer_types is not None and window is not None:
         return tuple(rules.layer_types(keys, layers))
     if listed is None:
-        first = (keys.optional_count("max_window_layers") or 0) if window is not None else layers
+        first = (keys.optional_id("max_window_layers") or 0) if window is not None else layers
         return tuple(SLIDING if index >= first else FULL for index in range(layers))
     if not isinstance(listed, list | tuple):
         raise ConfigError(f"config.json: layer_types is {listed!r}, expected a list")

@@ -230,6 +230,8 @@ class StreamingExecutor:
         for chunk in chunks:
             if not chunk.hidden.is_floating_point():
                 chunk.hidden = self.tree.model.embed_tokens(chunk.hidden)
+            elif self.tree.model.inputs_scale is not None:
+                chunk.hidden = chunk.hidden * self.tree.model.inputs_scale
         sights: dict[int | None, Sight] = {}
         is_one = len(chunks) == 1
         kinds = self.tree.model.rotation_kinds

@@ -47,6 +47,11 @@ def is_sparse(config: ModelConfig, index: int) -> bool:
     return index >= first and index % config.keys.count("moe_layer_freq") == 0
 
 
+def shared_experts(config: ModelConfig) -> int:
+    """Return how many experts run for every token; files say 0 or null where there are none."""
+    return config.keys.optional_id("n_shared_experts") or 0
+
+
 def scale(config: ModelConfig) -> float:
     """Return what products of queries and keys are multiplied by; YaRN makes it larger."""
     rope = config.rope_parameters
@@ -131,7 +136,7 @@ def _mlp(config: ModelConfig, index: int, *, has_correction: bool) -> tuple[Tens
         tensors += (TensorSpec("mlp.gate.e_score_correction_bias", (experts,)),)
     for number in range(experts):
         tensors += gated_mlp(hidden, inner, prefix=f"mlp.experts.{number}.")
-    shared = keys.optional_count("n_shared_experts")
-    if shared is not None:
+    shared = shared_experts(config)
+    if shared:
         tensors += gated_mlp(hidden, shared * inner, prefix="mlp.shared_experts.")
     return tensors

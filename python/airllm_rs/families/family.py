@@ -93,7 +93,7 @@ class Family:
         """
         size = (config.vocab_size, config.hidden_size)
         table = TensorSpec(_placed(self.embedding, config.prefix), size, "weight")
-        head = TensorSpec(_placed(self.head, config.prefix), size, "weight")
+        head = TensorSpec(config.head or _placed(self.head, config.prefix), size, "weight")
         norm = TensorSpec(_placed(self.norm, config.prefix), (config.hidden_size,), "weight")
         return (
             Layer("embed_tokens", "embedding", (table,)),
@@ -113,11 +113,15 @@ class Family:
         )
 
     def placed(self, config: ModelConfig, names: Iterable[str]) -> ModelConfig:
-        """Return ``config`` with what the names of a checkpoint's tensors begin with."""
+        """Return ``config`` with what a checkpoint calls its tensors."""
         present = set(names)
         for prefix in self.prefixes:
             if _placed(self.embedding, prefix) in present:
-                return replace(config, prefix=prefix)
+                config = replace(config, prefix=prefix)
+                break
+        # a store's head that was made of the embedding table has this name in every family
+        if HEAD in present and _placed(self.head, config.prefix) not in present:
+            return replace(config, head=HEAD)
         return config
 
     def is_ignorable(self, name: str, config: ModelConfig) -> bool:
@@ -181,7 +185,7 @@ def _placed(name: str, prefix: str) -> str:
 
 def _is_of_later_layer(name: str, config: ModelConfig) -> bool:
     """Tell whether a tensor is of layers that guess further tokens: they come after the others."""
-    extra = config.keys.optional_count("num_nextn_predict_layers")
+    extra = config.keys.optional_id("num_nextn_predict_layers")
     found = re.match(r"model\.layers\.(\d+)\.", name)
     if extra is None or found is None:
         return False

@@ -11,6 +11,10 @@ from airllm_rs.families.gemma2 import DEFAULTS, IGNORED, OWN, capped_heads, deco
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# What the whole says counts more than what the text model says.
+_OF_THE_WHOLE = (
+    "model_type", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
 _PATTERN = "sliding_window_pattern"
 _LOCAL = "rope_local_base_freq"
 _THETA = 1_000_000.0
@@ -21,7 +25,7 @@ def _text(raw: Mapping[str, object]) -> dict[str, object]:
     """Return the configuration of the text model in that of the whole."""
     inner = raw.get("text_config")
     found = {**raw, **inner} if isinstance(inner, dict) else dict(raw)
-    found["model_type"] = raw["model_type"]
+    found |= {key: raw[key] for key in _OF_THE_WHOLE if key in raw}
     found = translate(found)
     nested = found.get("rope_parameters")
     if not isinstance(nested, dict) or FULL not in nested:

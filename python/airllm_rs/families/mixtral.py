@@ -37,6 +37,7 @@ FAMILY = Family(
             "num_local_experts": 8,
             "num_experts_per_tok": 2,
             "rms_norm_eps": 1e-5,
+            "rope_theta": 1_000_000.0,
             "bos_token_id": 1,
             "eos_token_id": 2,
         },

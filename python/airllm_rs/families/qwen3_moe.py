@@ -48,16 +48,17 @@ FAMILY = Family(
     replace(
         qwen3.FAMILY.rules,
         defaults={
-            **qwen3.FAMILY.rules.defaults,
+            **{k: v for k, v in qwen3.FAMILY.rules.defaults.items() if k != "max_window_layers"},
             "num_key_value_heads": 4,
             "head_dim": None,
-            "max_window_layers": 0,
             "decoder_sparse_step": 1,
             "moe_intermediate_size": 768,
             "num_experts": 128,
             "num_experts_per_tok": 8,
             "norm_topk_prob": False,
         },
+        # the window, where there is one, is that of every layer
+        ignored=qwen3.FAMILY.rules.ignored | {"max_window_layers", "layer_types"},
         translate=_translate,
         own=frozenset(
             {

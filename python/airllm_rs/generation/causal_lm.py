@@ -212,6 +212,34 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         )
         return (tokens.to(device) for tokens in steps)
 
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        cache: Cache | None = None,
+        **kwargs: object,
+    ) -> dict[str, object]:
+        """Return what the next step runs on, all tokens where the cached keys no longer do.
+
+        Args:
+            input_ids: All tokens so far, (B, S).
+            next_sequence_length: How many of them are new; None for all.
+            cache: The others.
+            kwargs: What else transformers prepares.
+        """
+        length = self.model.changes_past
+        past = 0 if cache is None else cache.get_seq_length()
+        if length is not None and 0 < past <= length < input_ids.shape[1]:
+            # as transformers does it for Phi-3: once, the whole sequence is run again
+            next_sequence_length = None
+            if isinstance(cache, KvCache):
+                cache.reset()
+            else:
+                cache = None
+        return super().prepare_inputs_for_generation(  # type: ignore[no-any-return]
+            input_ids, next_sequence_length=next_sequence_length, cache=cache, **kwargs
+        )
+
     def close(self) -> None:
         """Stop reading and give the memory back; the model cannot run afterwards."""
         self.executor.close()

@@ -17,20 +17,37 @@ if TYPE_CHECKING:
 
 
 def transformers_config(config: ModelConfig, dtype: torch.dtype) -> PreTrainedConfig:
-    """Return the configuration as transformers parses it; a plain one of a kind it has not."""
+    """Return the configuration as transformers parses it; a plain one of a kind it has not.
+
+    Of a model that sees as well, it is that of the part that reads and writes.
+    """
     if isinstance(config, BridgedConfig):
         return hf_config(config)
+    ends = list(config.eos_token_ids)
+    special = {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": config.pad_token_id,
+    }
     if config.model_type in CONFIG_MAPPING:
         raw = {**config.raw, "dtype": dtype}
-        return AutoConfig.for_model(**raw)  # type: ignore[arg-type]
-    ends = list(config.eos_token_ids)
+        parsed = AutoConfig.for_model(**raw)  # type: ignore[arg-type]
+        text = parsed.get_text_config(decoder=True)
+        if text is not parsed:
+            text.update(
+                {
+                    "architectures": parsed.architectures,
+                    "dtype": dtype,
+                    "tie_word_embeddings": config.tie_word_embeddings,
+                    **special,
+                }
+            )
+        return text
     raw = {
         "architectures": config.raw.get("architectures"),
         "dtype": dtype,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
-        "pad_token_id": config.pad_token_id,
+        **special,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,

@@ -89,7 +89,9 @@ class LatentAttention(nn.Module):
         key = rotate(key[:, None], rotation)
         if context.cache is not None:
             latent, key = context.cache.update(latent, key, self.index)
-        if x.shape[1] <= _FEW:
+        # a gradient would keep the matrix, which may be streamed
+        wants_gradient = x.requires_grad and torch.is_grad_enabled()
+        if x.shape[1] <= _FEW and not wants_gradient:
             mixed = self._in_latent_space(query, turned, latent, key, context)
         else:
             mixed = self._in_heads(query, turned, latent, key, context)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from airllm_rs.layers.linear import Linear
+from airllm_rs.layers.linear import Linear, multiply, numbers
+from airllm_rs.weights.packed import FEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,14 +24,42 @@ class Router(Linear):
     """Scores experts for each token and chooses some."""
 
     def __init__(
-        self, hidden_size: int, experts: int, choose: Choose, *, bias: bool = False
+        self,
+        hidden_size: int,
+        experts: int,
+        choose: Choose,
+        *,
+        bias: bool = False,
+        is_precise: bool = False,
     ) -> None:
+        """Make a router.
+
+        Args:
+            hidden_size: Columns.
+            experts: Rows.
+            choose: Makes weights and indices of scores.
+            bias: Whether scores have one.
+            is_precise: Whether scores are products in float32, whatever the arithmetic.
+        """
         super().__init__(hidden_size, experts, bias=bias)
         self._choose = choose
+        self._is_precise = is_precise
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return weights in float32 and indices, both (N, k), for ``x`` of shape (N, hidden)."""
-        return self._choose(super().forward(x).float())
+        is_exact = self._is_precise and x.dtype is not torch.float32
+        scores = self._in_float32(x.float()) if is_exact else super().forward(x).float()
+        return self._choose(scores)
+
+    def _in_float32(self, x: Tensor) -> Tensor:
+        wants_gradient = x.requires_grad and torch.is_grad_enabled()
+        if self.source is not None and x.shape[0] <= FEW_ROWS and not wants_gradient:
+            return multiply(x, self.source, self.bias)
+        added = None if self.bias is None else self.bias.float()
+        with numbers(self) as matrix:
+            scores = functional.linear(x, matrix.float(), added)
+            del matrix
+        return scores
 
 
 class MixtureOfExperts(nn.Module):

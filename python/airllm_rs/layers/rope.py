@@ -80,6 +80,8 @@ class RotaryEmbedding:
         if not isinstance(theta, int | float):
             raise ConfigError(f"rope_theta is {theta!r}, expected a number")
         self._theta = float(theta)
+        original = parameters.get("original_max_position_embeddings")
+        self._switch = original if isinstance(original, int) else config.max_position_embeddings
         self.rope_type = str(parameters["rope_type"])
         if self.rope_type != "default" and self.rope_type not in ROPE_INIT_FUNCTIONS:
             known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
@@ -94,6 +96,16 @@ class RotaryEmbedding:
     def depends_on_length(self) -> bool:
         """Whether the frequencies change with the length of the sequences."""
         return self.rope_type in ("dynamic", "longrope")
+
+    @property
+    def changes_past(self) -> int | None:
+        """Tokens past which all frequencies are others, those of earlier keys too; None for none.
+
+        Longrope has two sets, and a model was trained on each alone, never on keys of both.
+        """
+        if self.rope_type != "longrope":
+            return None
+        return self._switch
 
     def rotation(self, positions: Tensor, lengths: Lengths, dtype: torch.dtype) -> Rotation:
         """Return the rotation of ``positions`` (B or 1, T).

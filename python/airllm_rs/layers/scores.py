@@ -76,6 +76,13 @@ def attend(
     return out.transpose(1, 2).reshape(batch, tokens, heads * value.shape[-1])
 
 
+def capped(scores: Tensor, softcap: float) -> Tensor:
+    """Return ``softcap * tanh(score / softcap)``, in place where no gradient is wanted."""
+    found = scores.div_(softcap).tanh_()
+    # the backward pass of tanh needs what it gave
+    return found * softcap if found.requires_grad else found.mul_(softcap)
+
+
 def _is_for_kernels(query: Tensor, key: Tensor, value: Tensor) -> bool:
     if query.shape[2] > FEW_ROWS or query.dtype not in KERNEL_CODES or not query.is_cpu:
         return False
@@ -123,7 +130,7 @@ def _by_group(
         products = query[:, first : first + each] @ key[:, group, None].transpose(-1, -2)
         products = products.float().mul_(scale)
         if scores.softcap is not None:
-            products = products.div_(scores.softcap).tanh_().mul_(scores.softcap)
+            products = capped(products, scores.softcap)
         if scores.slopes is not None:
             slopes = torch.tensor(scores.slopes[first : first + each])[:, None, None]
             products = products.add_(slopes * distance)

@@ -31,18 +31,53 @@ class TransposedLinear(Linear):
         """Multiply ``x`` of shape (…, in) with the matrix; add the bias."""
         source = self.source
         assert source is not None, "the executor attaches it"
-        total: Tensor | None = None
-        for index in range(len(source.blocks)):
-            pieces = source.pieces(index)
+        if x.requires_grad and torch.is_grad_enabled():
+            product: Tensor = _Product.apply(x, source)
+        else:
+            product = _multiply(x, source)
+        return product if self.bias is None else product + self.bias
+
+
+def _multiply(x: Tensor, matrix: Matrix) -> Tensor:
+    total: Tensor | None = None
+    for index in range(len(matrix.blocks)):
+        pieces = matrix.pieces(index)
+        try:
+            for start, stop, rows in pieces:
+                try:
+                    part = x[..., start:stop] @ rows
+                finally:
+                    del rows
+                total = part if total is None else total.add_(part)
+        finally:
+            pieces.close()
+            matrix.done(index)
+    assert total is not None, "a matrix has at least one row"
+    return total
+
+
+class _Product(torch.autograd.Function):
+    """The product with a matrix that is not kept: the backward pass asks for it again."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, matrix: Matrix) -> Tensor:
+        ctx.matrix = matrix  # type: ignore[attr-defined]
+        return _multiply(x, matrix)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        matrix: Matrix = ctx.matrix  # type: ignore[attr-defined]
+        (grad,) = grads
+        wanted = grad.new_empty((*grad.shape[:-1], matrix.shape[0]))
+        for index in range(len(matrix.blocks)):
+            pieces = matrix.pieces(index, out_of_turn=True)
             try:
                 for start, stop, rows in pieces:
                     try:
-                        part = x[..., start:stop] @ rows
+                        wanted[..., start:stop] = grad @ rows.T
                     finally:
                         del rows
-                    total = part if total is None else total.add_(part)
             finally:
                 pieces.close()
-                source.done(index)
-        assert total is not None, "a matrix has at least one row"
-        return total if self.bias is None else total + self.bias
+                matrix.done(index)
+        return wanted, None

@@ -45,7 +45,8 @@ class Binding:
         # tensors of inference mode could take no part in a later backward pass
         with torch.inference_mode(mode=False):
             for part, attribute, name in self._vectors:
-                tensor = self._weights.vector(name)
+                is_exact = attribute in getattr(part, "exact", ())
+                tensor = self._weights.vector(name, torch.float32 if is_exact else None)
                 setattr(part, attribute, nn.Parameter(tensor, requires_grad=False))
             for linear, _ in self._linears:
                 linear.bind(self._weights.compute_dtype)

@@ -12,6 +12,7 @@ from airllm_rs.layers.linear import Linear
 from airllm_rs.layers.mlp import GatedMLP
 from airllm_rs.layers.norm import RMSNorm
 from airllm_rs.layers.rope import RotaryEmbedding
+from airllm_rs.layers.scores import capped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +95,7 @@ class Decoder(nn.Module):
         rotation_kinds: Sequence[int] | None = None,
         norm: nn.Module | None = None,
         embedding_scale: float | None = None,
+        inputs_scale: float | None = None,
     ) -> None:
         """Build the modules, on meta.
 
@@ -104,9 +106,11 @@ class Decoder(nn.Module):
             rotation_kinds: Of each layer, which of ``ropes`` is its; the first if None.
             norm: The one before the head; `RMSNorm` if None.
             embedding_scale: What embeddings are multiplied by, rounded to their dtype.
+            inputs_scale: What those are multiplied by that a caller brings instead of ids.
         """
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, embedding_scale)
+        self.inputs_scale = inputs_scale
         self.layers = nn.ModuleList(layer(index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps) if norm is None else norm
         self.ropes = (RotaryEmbedding(config),) if ropes is None else tuple(ropes)
@@ -122,6 +126,12 @@ class Decoder(nn.Module):
     def depends_on_length(self) -> bool:
         """Whether rotations change with the length of the sequences."""
         return any(rope.depends_on_length for rope in self.ropes)
+
+    @property
+    def changes_past(self) -> int | None:
+        """Tokens past which cached keys no longer go with new ones; None for never."""
+        found = [rope.changes_past for rope in self.ropes if rope.changes_past is not None]
+        return min(found, default=None)
 
     def rotations(
         self, positions: Tensor, lengths: Lengths, dtype: torch.dtype
@@ -158,6 +168,4 @@ class CausalTree(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits in float32 for normed hidden states of shape (B, T, hidden)."""
         logits: Tensor = self.lm_head(hidden).float()
-        if self._softcap is not None:
-            logits = logits.div_(self._softcap).tanh_().mul_(self._softcap)
-        return logits
+        return logits if self._softcap is None else capped(logits, self._softcap)

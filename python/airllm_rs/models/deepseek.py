@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from airllm_rs.errors import UnsupportedModelError
-from airllm_rs.families.deepseek import is_sparse, is_split, scale
+from airllm_rs.families.deepseek import is_sparse, is_split, scale, shared_experts
 from airllm_rs.layers.latent import LatentAttention, LatentShape
 from airllm_rs.layers.mlp import GatedMLP
 from airllm_rs.layers.moe import MixtureOfExperts, Router, within_groups
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 class CorrectedRouter(Router):
     """Chooses by scores with a correction, and weighs by those without (DeepSeek V3)."""
 
+    exact = frozenset({"e_score_correction_bias"})
+    """Parameters that stay in float32, whatever the arithmetic: small differences decide."""
+
     def __init__(self, config: ModelConfig) -> None:
         keys = config.keys
         experts = keys.count("n_routed_experts")
-        super().__init__(config.hidden_size, experts, self._corrected)
+        super().__init__(config.hidden_size, experts, self._corrected, is_precise=True)
         correction = torch.empty(experts, device="meta")
         self.e_score_correction_bias = nn.Parameter(correction, requires_grad=False)
         self._count = keys.count("num_experts_per_tok")
@@ -77,7 +80,9 @@ def build_v2(config: ModelConfig) -> CausalTree:
     experts = config.keys.count("n_routed_experts")
     choose = _choose_v2(config)
     rope = RotaryEmbedding(config, head_dim=config.keys.count("qk_rope_head_dim"), is_paired=True)
-    return _build(config, rope, lambda: Router(config.hidden_size, experts, choose))
+    return _build(
+        config, rope, lambda: Router(config.hidden_size, experts, choose, is_precise=True)
+    )
 
 
 def build_v3(config: ModelConfig) -> CausalTree:
@@ -107,7 +112,7 @@ def _build(
         is_split=is_split(config),
     )
     inner = keys.count("moe_intermediate_size")
-    shared = keys.optional_count("n_shared_experts")
+    shared = shared_experts(config)
 
     def expert(width: int) -> GatedMLP:
         return GatedMLP(config.hidden_size, width, hidden_act=config.hidden_act)
@@ -118,7 +123,7 @@ def _build(
         return MixtureOfExperts(
             router(),
             (expert(inner) for _ in range(keys.count("n_routed_experts"))),
-            None if shared is None else expert(shared * inner),
+            expert(shared * inner) if shared else None,
         )
 
     def layer(index: int) -> DecoderLayer:

@@ -56,4 +56,5 @@ def build(config: ModelConfig) -> CausalTree:
         return ScaledLayer(Attention(shape, index), config)
 
     scale = config.keys.positive("embedding_multiplier", 1.0)
-    return ScaledTree(config, Decoder(config, layer, embedding_scale=scale))
+    decoder = Decoder(config, layer, embedding_scale=scale, inputs_scale=scale)
+    return ScaledTree(config, decoder)

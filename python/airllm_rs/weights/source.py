@@ -244,14 +244,14 @@ class WeightSource:
         return self._matrices[name]
 
     def vector(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """Return a copy of a small tensor, always resident, in the dtype of the arithmetic."""
-        dtype = dtype or self.compute_dtype
+        """Return a copy of a small tensor, always resident, in ``dtype`` or the arithmetic's."""
         matrix = self._matrices[name]
         if matrix.shift:
             (block,) = matrix.blocks
             numbers = self.view(block, matrix.stored_dtype).float() + matrix.shift
             matrix.forget()
-            return numbers.to(self.compute_dtype)
+            return numbers.to(dtype or self.compute_dtype)
+        dtype = dtype or self.compute_dtype
         if matrix.is_packed and len(matrix.blocks) == 1 and matrix.is_resident:
             numbers = torch.empty(matrix.shape, dtype=self.compute_dtype)
             weight = matrix.take(0)

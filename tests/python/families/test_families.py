@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from airllm_rs.families import family_of, read_config, understand
 from loading import open_files
+from models import in_tree
 from models.architectures import ROWS, Row
 
 BASE: dict[str, object] = {
@@ -53,6 +54,44 @@ def test_names_and_shapes_are_those_of_transformers(
     ours = {spec.name: spec.shape for layer in layers for spec in layer.tensors}
     # named_parameters, unlike state_dict, names a tied table once
     assert ours == {name: tuple(p.shape) for name, p in theirs.named_parameters()}
+
+
+@pytest.mark.parametrize("model_type", [*DENSE, "mixtral", "qwen3_moe"])
+def test_what_a_file_lacks_is_as_transformers_fills_it_in(model_type: str) -> None:
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+    raw = {"num_attention_heads": 32, **{key: BASE[key] for key in sizes}}
+    config = read_config({"model_type": model_type, **raw})
+    theirs = AutoConfig.for_model(model_type, **raw)
+    parameters = theirs.rope_parameters.get("full_attention", theirs.rope_parameters)
+    assert config.rope_parameters["rope_theta"] == parameters["rope_theta"]
+    assert config.num_key_value_heads == theirs.num_key_value_heads
+    assert config.rms_norm_eps == theirs.rms_norm_eps
+    assert config.tie_word_embeddings == theirs.tie_word_embeddings
+    assert config.max_position_embeddings == theirs.max_position_embeddings
+    assert config.sliding_window == getattr(theirs, "sliding_window", None)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "qwen3_moe"])
+def test_windows_are_where_transformers_has_them(model_type: str, first: int) -> None:
+    window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": first}
+    config = read_config({"model_type": model_type, **BASE, **window})
+    # Qwen3 MoE has no list of kinds: its window is that of all layers
+    theirs = AutoConfig.for_model(model_type, **BASE, **window)
+    kinds = getattr(theirs, "layer_types", None) or ["sliding_attention"] * 2
+    assert list(config.layer_types) == kinds
+
+
+def test_zeros_of_deepseek_mean_none() -> None:
+    row = ROWS["deepseek_v3"]
+    raw = AutoConfig.for_model("deepseek_v3", **{**BASE, **in_tree.KINDS[row.name][1]}).to_dict()
+    config = read_config({**raw, "num_nextn_predict_layers": 0, "n_shared_experts": 0})
+    family = family_of(config)
+    names = {spec.name for layer in family.layers(config) for spec in layer.tensors}
+    assert not any("shared_experts" in name for name in names)
+    assert not family.is_ignorable("model.layers.2.enorm.weight", config)
+    one_more = read_config({**raw, "num_nextn_predict_layers": 1})
+    assert family.is_ignorable("model.layers.2.enorm.weight", one_more)
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=str)
