@@ -1,8 +1,8 @@
 """What a decoded token costs per layer in each native family, beside transformers: one table.
 
     PYTHONPATH=tests/python python benches/python/family_overhead.py [--json]
-        [--families gemma2 …] [--dtypes float32 bfloat16] [--rounds 9] [--steps 40]
-        [--layers 6] [--threads 2]
+        [--families gemma2 …] [--dtypes float32 bfloat16] [--rounds 9] [--steps 40] [--layers 6]
+        [--threads 2] [--cpu]
 
 Tiny models (hidden 128, everything in memory, batch 1) go on from a cache of 64 tokens. A step of
 so small a model is overhead more than arithmetic; it is divided by the layers. Ours and
@@ -35,6 +35,8 @@ from models.in_tree import KINDS
 from tiny import SHAPE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
     from airllm_rs.auto.model import Model
@@ -64,8 +66,10 @@ def checkpoint(path: Path, case: str, layers: int, dtype: torch.dtype) -> None:
     model.to(dtype).save_pretrained(path)
 
 
-def measured(path: Path, dtype: str, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Return the seconds of each step of both."""
+def measured(
+    path: Path, dtype: str, rounds: int, steps: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Return the seconds of each step of both, by ``clock``."""
     opened = open_model(path, LoadOptions(dtype=dtype, context=512), progress=NoProgress())
     ours = load_model(opened, NoProgress())
     theirs = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
@@ -82,10 +86,10 @@ def measured(path: Path, dtype: str, rounds: int, steps: int) -> dict[str, list[
         for step in range(steps):
             token = torch.tensor([[3 + step]])
             for name in sorted(models, reverse=bool(step % 2)):
-                started = time.perf_counter()
+                started = clock()
                 models[name](token, past_key_values=caches[name], use_cache=True)
                 if number:  # the first round warms up
-                    found[name].append(time.perf_counter() - started)
+                    found[name].append(clock() - started)
     ours.close()
     return found
 
@@ -99,9 +103,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true", help="processor time, for a busy machine")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    clock = time.process_time if options.cpu else time.perf_counter
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.simplefilter("ignore")
@@ -112,7 +118,7 @@ def main() -> None:
                 path = Path(directory)
                 with torch.inference_mode(mode=False):
                     checkpoint(path, case, options.layers, getattr(torch, dtype))
-                found = measured(path, dtype, options.rounds, options.steps)
+                found = measured(path, dtype, options.rounds, options.steps, clock)
             per_layer = {
                 name: statistics.median(seconds) * 1e3 / options.layers
                 for name, seconds in found.items()

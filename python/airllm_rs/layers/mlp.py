@@ -14,7 +14,7 @@ from airllm_rs.layers.linear import Linear, multiply_together
 from airllm_rs.weights.packed import FEW_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -62,6 +62,10 @@ class GatedMLP(nn.Module):
             gate, up = (half.contiguous() for half in self.gate_up_proj(x).chunk(2, -1))
         else:
             gate, up = multiply_together(x, (self.gate_proj, self.up_proj))
+        return self.after(gate, up)
+
+    def after(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return the result for gate and up, (…, intermediate) each, which are overwritten."""
         return self.down_proj(self._gated(gate, up))  # type: ignore[no-any-return]
 
     def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
@@ -78,3 +82,16 @@ class GatedMLP(nn.Module):
             else:
                 part.copy_(self.act_fn(part))
         return gate.mul_(up)
+
+
+def each_of(mlps: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """Return what each of ``mlps``, all in memory, makes of ``x`` (…, hidden).
+
+    The same bits as one by one. Threads meet once for all first products.
+    """
+    gated = [mlp for mlp in mlps if type(mlp) is GatedMLP and mlp.gate_up_proj is None]
+    if len(gated) < len(mlps):
+        return [mlp(x) for mlp in mlps]
+    found = multiply_together(x, [part for mlp in gated for part in (mlp.gate_proj, mlp.up_proj)])
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return [mlp.after(gate, up) for mlp, (gate, up) in zip(gated, pairs, strict=True)]

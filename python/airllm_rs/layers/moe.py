@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn import functional
 
 from airllm_rs.layers.linear import Linear, multiply, numbers
+from airllm_rs.layers.mlp import each_of
 from airllm_rs.weights.packed import FEW_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -83,6 +84,32 @@ class MixtureOfExperts(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         weights, chosen = self.gate(flat)
         streamed = self._passing_by()
+        if flat.shape[0] == 1 and not streamed:
+            mixed = self._of_one(flat, weights, chosen)
+        else:
+            mixed = self._in_order(flat, weights, chosen, streamed)
+        if self.shared_experts is not None:
+            mixed = mixed + self.shared_experts(flat)
+        return mixed.view(x.shape)
+
+    def _of_one(self, flat: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """Return the sum for one token, (1, hidden), with all experts in memory."""
+        [indices] = chosen.tolist()
+        order = sorted(range(len(indices)), key=indices.__getitem__)
+        found = each_of([self.experts[indices[place]] for place in order], flat)
+        mixed = torch.zeros_like(flat)
+        for place, part in zip(order, found, strict=True):
+            mixed += (part * weights[:, place, None]).to(mixed.dtype)
+        return mixed
+
+    def _in_order(
+        self,
+        flat: Tensor,
+        weights: Tensor,
+        chosen: Tensor,
+        streamed: Mapping[int, Sequence[Linear]],
+    ) -> Tensor:
+        """Return the sums, (N, hidden), with experts in their order: so are they read."""
         uses = _uses(chosen, len(self.experts))
         mixed = torch.zeros_like(flat)
         for index in sorted(uses.keys() | streamed.keys()):
@@ -91,15 +118,9 @@ class MixtureOfExperts(nn.Module):
                     linear.skip()
                 continue
             token, place = uses[index]
-            expert = self.experts[index]
-            if token is None:
-                mixed += (expert(flat) * weights[:, place]).to(mixed.dtype)
-            else:
-                found = expert(flat[token]) * weights[token, place, None]
-                mixed.index_add_(0, token, found.to(mixed.dtype))
-        if self.shared_experts is not None:
-            mixed = mixed + self.shared_experts(flat)
-        return mixed.view(x.shape)
+            found = self.experts[index](flat[token]) * weights[token, place, None]
+            mixed.index_add_(0, token, found.to(mixed.dtype))
+        return mixed
 
     def _passing_by(self) -> dict[int, list[Linear]]:
         """Return of each expert the layers whose matrices are streamed, where there are any."""
@@ -118,14 +139,11 @@ def _streamed(module: nn.Module) -> list[Linear]:
     return [part for part in linears if part.source is not None and not part.source.is_resident]
 
 
-def _uses(chosen: Tensor, experts: int) -> dict[int, tuple[Tensor | None, Tensor | slice]]:
+def _uses(chosen: Tensor, experts: int) -> dict[int, tuple[Tensor, Tensor]]:
     """Return which tokens chose an expert, and in which place, for each that was chosen.
 
-    ``chosen`` is of shape (N, k). One token has no index: all experts are its own.
+    ``chosen`` is of shape (N, k).
     """
-    if chosen.shape[0] == 1:
-        [indices] = chosen.tolist()
-        return {index: (None, slice(place, place + 1)) for place, index in enumerate(indices)}
     flat = chosen.flatten()
     order = flat.argsort(stable=True)
     counts = flat.bincount(minlength=experts).tolist()
