@@ -130,20 +130,22 @@ def unknown_model(raw: Mapping[str, object], names: Iterable[str] = ()) -> Unkno
         names: Of the checkpoint's tensors, where they are known.
     """
     model_type, listed = raw.get("model_type"), list(names)
-    why = "is not supported"
+    why = "is known neither here nor to the installed transformers"
     if raw.get("auto_map"):
-        why = (
-            "could only be run by the code that comes with the checkpoint (auto_map in "
+        why += (
+            ": it could only be run by the code that comes with the checkpoint (auto_map in "
             "config.json), which is never executed"
         )
     found = []
     architectures = raw.get("architectures")
     if isinstance(architectures, list) and architectures:
-        found.append(f"architectures {', '.join(map(str, architectures))}")
+        model_type = f"{model_type!r} ({', '.join(map(str, architectures))})"
+    else:
+        model_type = repr(model_type)
     if listed:
         found.append(f"tensors {name_patterns(listed)}")
-    nearest = nearest_family(str(model_type), listed, FAMILIES)
-    message = f"model_type {model_type!r} {why}"
+    nearest = nearest_family(str(raw.get("model_type")), listed, FAMILIES)
+    message = f"model_type {model_type} {why}"
     message += f"; found: {'; '.join(found)}" if found else ""
     if nearest is not None:
         share = f" ({nearest.similarity:.0%} of the tensors' names)" if listed else ""

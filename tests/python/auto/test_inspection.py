@@ -190,7 +190,7 @@ def test_what_is_nearest_is_named(tiny_checkpoint: Callable[..., Path], tmp_path
     found = inspected(rewritten(tiny_checkpoint("qwen3"), tmp_path, model_type="other"))
     assert found["nearest"] == {"model_type": "qwen3", "similarity": 1.0}
     refusal = found["refusal"]
-    assert "architectures Qwen3ForCausalLM" in refusal
+    assert "(Qwen3ForCausalLM)" in refusal
     assert "model.layers.N.input_layernorm.weight" in refusal
     assert "nearest: qwen3 (100% of the tensors' names)" in refusal
     assert "known: llama, mistral" in refusal

@@ -94,11 +94,12 @@ def test_an_unknown_architecture_is_refused_by_name(
     cli: Callable[..., Outcome], model: Path, tmp_path: Path, command: str
 ) -> None:
     config = json.loads((model / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "other"}))
     prompt = ("x",) if command == "run" else ()
     done = cli(command, tmp_path, *prompt)
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("error: model_type 'mamba' is not supported; known: llama")
+    assert done.err.startswith("error: model_type 'other' (LlamaForCausalLM) is known neither here")
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,9 @@ def test_missing_tensors_are_told_with_those_that_are_there_instead() -> None:
 
 
 def test_an_unknown_model_is_told_with_what_was_found() -> None:
-    raw = {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}
+    raw = {"model_type": "snake", "architectures": ["SnakeForCausalLM"]}
     message = str(unknown_model(raw, ["backbone.layers.0.mixer.A_log", "backbone.norm_f.weight"]))
-    assert message.startswith("model_type 'mamba' is not supported; found: architectures Mamba")
+    assert message.startswith("model_type 'snake' (SnakeForCausalLM) is known neither here nor")
     assert "tensors backbone.layers.N.mixer.A_log, backbone.norm_f.weight" in message
     assert message.endswith(f"known: {', '.join(FAMILIES)}")
     with pytest.raises(UnknownModelError, match="nearest: mistral; known"):
