@@ -11,7 +11,7 @@ use crate::quant::x86::avx2::load_half;
 use crate::quant::x86::avx512::load_f32;
 
 // Bytes of activations that stay in the first cache beside the weights that pass through it.
-const ACTIVATIONS: usize = 32 << 10;
+const ACTIVATIONS: usize = 24 << 10;
 
 /// Whether rows are taken one at a time, where a row of the activations takes so many bytes.
 #[inline(always)]
