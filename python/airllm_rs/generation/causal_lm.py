@@ -199,7 +199,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
         )
         return (tokens.to(device) for tokens in steps)
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,

@@ -92,7 +92,7 @@ def decode(
         inputs = model.prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=1 if model_kwargs["use_cache"] else None,
-            **model_kwargs,
+            **model_kwargs,  # type: ignore[arg-type]
         )
         with torch.inference_mode():
             outputs = model(**inputs, return_dict=True)

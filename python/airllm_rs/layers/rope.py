@@ -80,6 +80,7 @@ class RotaryEmbedding:
         if not isinstance(theta, int | float):
             raise ConfigError(f"rope_theta is {theta!r}, expected a number")
         self._theta = float(theta)
+        self._original = parameters.get("original_max_position_embeddings")
         self.rope_type = str(parameters["rope_type"])
         if self.rope_type != "default" and self.rope_type not in ROPE_INIT_FUNCTIONS:
             known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
@@ -101,9 +102,9 @@ class RotaryEmbedding:
 
         Longrope has two sets, and a model was trained on each alone, never on keys of both.
         """
-        if self.rope_type != "longrope":
+        if self.rope_type != "longrope" or not isinstance(self._original, int):
             return None
-        return int(self._config.rope_parameters["original_max_position_embeddings"])
+        return self._original
 
     def rotation(self, positions: Tensor, lengths: Lengths, dtype: torch.dtype) -> Rotation:
         """Return the rotation of ``positions`` (B or 1, T).

@@ -32,7 +32,7 @@ class TransposedLinear(Linear):
         source = self.source
         assert source is not None, "the executor attaches it"
         if x.requires_grad and torch.is_grad_enabled():
-            product: Tensor = _Product.apply(x, source)  # type: ignore[no-untyped-call]
+            product: Tensor = _Product.apply(x, source)
         else:
             product = _multiply(x, source)
         return product if self.bias is None else product + self.bias
