@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from airllm_rs import _core
-from airllm_rs.layers.attention import attend
 from airllm_rs.layers.mask import Sight, Span, sight
+from airllm_rs.layers.scores import attend
 from airllm_rs.weights.packed import KERNEL_CODES, buffer
 
 
