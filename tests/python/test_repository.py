@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXT = {".md", ".py", ".pyi", ".rs", ".toml", ".sh", ".yml", ""}
 USERS_OF_CORE = {
-    "__init__", "benchmarks", "cache", "checkpoint", "errors", "layers.attention", "layers.linear",
+    "__init__", "benchmarks", "cache", "checkpoint", "errors", "layers.scores", "layers.linear",
     "store", "weights",
 }  # fmt: skip
 
