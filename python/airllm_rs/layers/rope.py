@@ -103,7 +103,7 @@ class RotaryEmbedding:
 
         Longrope has two sets, and a model was trained on each alone, never on keys of both.
         """
-        if self.rope_type != "longrope":
+        if self.rope_type != "longrope" or not isinstance(self._original, int):
             return None
         return self._switch
 

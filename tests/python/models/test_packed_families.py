@@ -137,7 +137,10 @@ def test_experts_of_gpt_oss_run_as_they_are_published(tmp_path: Path) -> None:
         tensors[f"{key}_blocks"] = q.reshape(*q.shape[:2], -1, 16).contiguous()
         tensors[f"{key}_scales"] = torch.stack([parts["weight_scale"] for parts, _ in each])
     kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens"]
-    settings = {"quant_method": "mxfp4", "modules_to_not_convert": [*kept, "lm_head"]}
+    settings: dict[str, object] = {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": [*kept, "lm_head"],
+    }
     path, plain = _write(tmp_path, plain, weights, tensors, settings)
     assert airllm_rs.inspect(path)["quantization"]["schemes"] == {"mxfp4": 6}  # type: ignore[index]
     compare(path, plain)
