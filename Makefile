@@ -92,8 +92,10 @@ test-oracles: $(VENV)/.release $(ORACLES)/.installed ## what GPTQModel and auto-
 	$(ORACLES)/bin/python -m pytest -q -p no:cacheprovider tests/python/checkpoint/packed/test_quantizers.py
 
 .PHONY: test-benches
-test-benches: ## every Rust bench once, untimed
+test-benches: $(VENV)/.release ## every Rust bench once, untimed, and that of all families
 	cargo test --quiet --bench '*'
+	PYTHONPATH=tests/python $(BIN)/python benches/python/family_overhead.py \
+	    --layers 2 --rounds 1 --steps 2 --threads 1 --json > /dev/null
 
 .PHONY: test-originals
 test-originals: $(ORIGINALS)/.installed ## judge the judges: the makers' code and llama.cpp against the numpy reference

@@ -46,8 +46,11 @@ CACHED = 64
 WIDE: dict[str, object] = {"hidden_size": 128, "intermediate_size": 192}
 MANY: dict[str, object] = {"num_experts": 128, "num_experts_per_tok": 8}
 CASES = {
-    **{model_type: (model_type, keys) for name, (model_type, keys) in KINDS.items() if
-       name == model_type},
+    **{
+        model_type: (model_type, keys)
+        for name, (model_type, keys) in KINDS.items()
+        if name == model_type
+    },
     "qwen3_moe, 128 experts": ("qwen3_moe", {**KINDS["qwen3_moe"][1], **MANY}),
 }
 
@@ -73,9 +76,10 @@ def measured(
     found: dict[str, list[float]] = {"ours": [], "transformers": []}
     prompt = torch.arange(CACHED)[None] % 100 + 3
     for number in range(rounds + 1):
-        caches = {"ours": ours.new_cache(1, CACHED + steps), "transformers": DynamicCache(
-            config=theirs.config
-        )}
+        caches = {
+            "ours": ours.new_cache(1, CACHED + steps),
+            "transformers": DynamicCache(config=theirs.config),
+        }
         models: dict[str, Model | PreTrainedModel] = {"ours": ours, "transformers": theirs}
         for name, model in models.items():
             model(prompt, past_key_values=caches[name], use_cache=True)
@@ -104,8 +108,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu else time.perf_counter
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.simplefilter("ignore")
     rows = []
     for case in options.families:
@@ -123,9 +127,7 @@ def main() -> None:
             rows.append({"family": case, "dtype": dtype, "ms_per_layer": per_layer, "ratio": ratio})
             if not options.json:
                 ours, theirs = per_layer["ours"], per_layer["transformers"]
-                print(
-                    f"{case:24}{dtype:10}{ours:8.3f} ms{theirs:8.3f} ms{ratio:6.2f}", flush=True
-                )
+                print(f"{case:24}{dtype:10}{ours:8.3f} ms{theirs:8.3f} ms{ratio:6.2f}", flush=True)
     if options.json:
         machine = {
             "python": platform.python_version(),

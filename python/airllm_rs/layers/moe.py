@@ -117,8 +117,8 @@ def _uses(chosen: Tensor, experts: int) -> dict[int, tuple[Tensor, Tensor]]:
     flat = chosen.flatten()
     order = flat.argsort(stable=True)
     counts = flat.bincount(minlength=experts).tolist()
-    tokens = (order // chosen.shape[1]).split(counts)
-    places = (order % chosen.shape[1]).split(counts)
+    tokens = (order // chosen.shape[1]).split(counts)  # type: ignore[no-untyped-call]
+    places = (order % chosen.shape[1]).split(counts)  # type: ignore[no-untyped-call]
     return {i: (tokens[i], places[i]) for i, count in enumerate(counts) if count}
 
 
