@@ -108,8 +108,10 @@ $(RANGE): $(VENV)/.release
 	rm -rf $@
 
 .PHONY: test-benches
-test-benches: ## every Rust bench once, untimed
+test-benches: $(VENV)/.release ## every Rust bench once, untimed, and that of all families
 	cargo test --quiet --bench '*'
+	PYTHONPATH=tests/python $(BIN)/python benches/python/family_overhead.py \
+	    --layers 2 --rounds 1 --steps 2 --threads 1 --json > /dev/null
 
 .PHONY: test-originals
 test-originals: $(VENV)/.release $(ORIGINALS)/.installed ## judge the judges: the makers' code against the numpy reference, llama.cpp against it and us

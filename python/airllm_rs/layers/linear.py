@@ -93,6 +93,9 @@ def numbers(linear: Linear) -> Iterator[Tensor]:
     if source is None:
         yield linear.weight
         return
+    if linear._bound is not None:
+        yield linear._bound
+        return
     blocks = range(len(source.blocks))
     whole: Tensor | None = None
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,12 +116,12 @@ def bridged() -> str | None:
     for kind in kinds.KINDS.values():
         decode = "" if kind.keeps_tokens else "all tokens again"
         lines.append(_line(f"`{kind.model_type}`", kind.unlike, ORDERS[kind.order], decode))
-    for model_type in kinds.MULTIMODAL:
-        lines.append(_line(f"`{model_type}`", "images beside text: the text part", "", ""))
+    seeing = "images beside text: the text part"
+    lines += [_line(f"`{model_type}`", seeing, "", "") for model_type in kinds.MULTIMODAL]
     return "\n".join(
         [
-            "Each, against transformers in memory, with tiny random weights: logits of two sequences, "
-            "of a padded batch and",
+            "Each, against transformers in memory, with tiny random weights: logits of two "
+            "sequences, of a padded batch and",
             f"token by token, greedy tokens; {', '.join(modes)}.",
             "",
             *lines,
@@ -199,7 +200,7 @@ def main() -> None:
     if options.write:
         DOCS.write_text(text, encoding="utf-8")
     else:
-        print(text)
+        sys.stdout.write(text)
 
 
 if __name__ == "__main__":
