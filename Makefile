@@ -90,6 +90,7 @@ test-python: $(VENV)/.release $(SMOLLM) $(MINILM) ## Python tests, the real mode
 .PHONY: test-oracles
 test-oracles: $(VENV)/.release $(ORACLES)/.installed ## what GPTQModel and auto-round pack, in an environment of its own
 	$(ORACLES)/bin/python -m pytest -q -p no:cacheprovider tests/python/checkpoint/packed/test_quantizers.py
+
 # Both ends of the range that pyproject.toml allows, each over the packages of .venv, whose build they use.
 RANGE := $(addprefix .cache/transformers/,lowest-direct highest)
 .PHONY: test-transformers-range $(RANGE)
