@@ -103,9 +103,7 @@ class RotaryEmbedding:
 
         Longrope has two sets, and a model was trained on each alone, never on keys of both.
         """
-        if self.rope_type != "longrope" or not isinstance(self._original, int):
-            return None
-        return self._switch
+        return self._switch if self.rope_type == "longrope" else None
 
     def rotation(self, positions: Tensor, lengths: Lengths, dtype: torch.dtype) -> Rotation:
         """Return the rotation of ``positions`` (B or 1, T).
