@@ -12,7 +12,7 @@ from airllm_rs.checkpoint import StoredWeight, TensorInfo
 from airllm_rs.checkpoint.stored import plain
 from airllm_rs.config import ModelConfig
 from airllm_rs.errors import BudgetError
-from airllm_rs.families import FAMILIES, family_of, read_config
+from airllm_rs.families import family_of, read_config
 from airllm_rs.memory import (
     MemoryPlan,
     PlanLimits,
@@ -152,7 +152,8 @@ models = st.builds(
         head_dim=32,
         tie_word_embeddings=tied,
     ),
-    st.sampled_from(sorted(FAMILIES)),
+    # families whose defaults are no giants: what is planned is tensors, whoever names them
+    st.sampled_from(["gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3"]),
     st.integers(1, 6),
     st.integers(1, 8),
     st.integers(1, 16),
