@@ -83,12 +83,12 @@ def understand(
     return found, found.family, [*found.family.unused]
 
 
-def refuse_bridged(config: ModelConfig, what: str) -> None:
+def refuse_bridged(config: ModelConfig, what: str, instead: str) -> None:
     """Raise `UnsupportedModelError` if ``what`` is asked for a model that is not native."""
     if isinstance(config, BridgedConfig):
         raise UnsupportedModelError(
             f"{what} is for native architectures, and {config.model_type} runs through "
-            "transformers' own layers: leave it out"
+            f"transformers' own layers: {instead}"
         )
 
 

@@ -100,7 +100,7 @@ def compressed(
             f"{files.path} is a shard store with {own.scheme} weights: leave compression= out, "
             f"or start from the original checkpoint, {own.source.get('name', 'unknown')}"
         )
-    refuse_bridged(config, f"compression={scheme!r}")
+    refuse_bridged(config, f"compression={scheme!r}", "leave it out")
     refuse_what_is_encoded(files, scheme)
     # config.json knows it even where tensors are missing
     announced = filter(None, [method_of(files.config)])

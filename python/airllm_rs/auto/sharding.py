@@ -63,7 +63,7 @@ def shard(
     for directory in directories:
         if files.path.resolve() in directory.resolve().parents:
             raise StoreError(f"{directory} is inside the checkpoint: choose a place beside it")
-    refuse_bridged(config, "a shard store")
+    refuse_bridged(config, "a shard store", "run the checkpoint as it is")
     config, family, _ = understand(config, files)
     budget = choose_budget(memory)
     log.info("%s", budget)

@@ -177,6 +177,11 @@ class BridgedExecutor:
             note_tokens(cache, tokens)
             return logits
 
+    @property
+    def changes_past(self) -> int | None:
+        """None: a cache stays of use."""
+        return None
+
     def make_room(self, tokens: int, sequences: int) -> None:
         """Plan anew if the plan does not hold ``tokens`` of each of so many sequences.
 

@@ -48,6 +48,10 @@ class Executor(Protocol):
     def is_closed(self) -> bool:
         """Whether `close` was called."""
 
+    @property
+    def changes_past(self) -> int | None:
+        """Tokens past which a cache of fewer is of no use, and all tokens are run again."""
+
     def new_cache(self, capacity: int) -> AnyCache | None:
         """Return an empty cache for ``capacity`` tokens of each sequence; None if there is none."""
 

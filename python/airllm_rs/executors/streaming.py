@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from airllm_rs.memory import MemoryPlan
     from airllm_rs.models.decoder import CausalTree
     from airllm_rs.weights.source import WeightSource
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -161,6 +164,11 @@ class StreamingExecutor:
                 self.weights.expect()
             return logits
 
+    @property
+    def changes_past(self) -> int | None:
+        """Tokens past which a cache of fewer is of no use; None where that never is."""
+        return self.tree.model.changes_past
+
     def make_room(self, tokens: int, sequences: int) -> None:
         """Plan anew if the plan does not hold ``tokens`` of each of so many sequences.
 
@@ -171,6 +179,7 @@ class StreamingExecutor:
             plan = self.plan
             if sequences * tokens > plan.max_num_seqs * plan.context:
                 self._adopt(replan(plan, tokens, sequences))
+                log.info("the KV cache holds %d tokens from now on", self.plan.context)
 
     def _adopt(self, plan: MemoryPlan) -> None:
         """Go on with a plan of the same units that keeps fewer of them, or another chunk size."""

@@ -227,7 +227,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-cal
             cache: The others.
             kwargs: What else transformers prepares.
         """
-        length = self.model.changes_past
+        length = self.executor.changes_past
         past = 0 if cache is None else cache.get_seq_length()
         if length is not None and 0 < past <= length < input_ids.shape[1]:
             # as transformers does it for Phi-3: once, the whole sequence is run again

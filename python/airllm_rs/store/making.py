@@ -99,6 +99,13 @@ def make_store(request: StoreRequest, progress: Progress) -> Made:
         jobs = plan_store(
             request.config, request.family, request.files, request.scheme, len(request.directories)
         )
+        if request.scheme and not any(tensor.scheme for job in jobs for tensor in job.tensors):
+            log.warning(
+                "nothing is encoded: %s has no matrix with 256 rows and columns or more that "
+                "%s takes",
+                request.files.path.name,
+                request.scheme,
+            )
         return _make(request, identity, jobs, progress)
 
 
