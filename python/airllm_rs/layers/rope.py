@@ -38,6 +38,8 @@ class Rotation(NamedTuple):
     sin: Tensor
     is_paired: bool = False
     """Whether item 2i turns with 2i + 1, and not i with i + D / 2."""
+    turns: Tensor | None = None
+    """The same as complex numbers, (B or 1, 1, T, D / 2), for pairs in float32."""
     gain: Tensor | None = None
     """What queries are multiplied by, of shape (B or 1, 1, T, 1)."""
     keys: Rotation | None = None
@@ -119,13 +121,14 @@ class RotaryEmbedding:
 
     def arranged(self, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Rotation:
         """Return the rotation by angles of one cosine and sine each, (B or 1, 1, T, D / 2)."""
+        turns = torch.complex(cos, sin) if self.is_paired and dtype is torch.float32 else None
         if self.is_paired:
             cos = torch.stack((cos, cos), dim=-1).flatten(-2)
             sin = torch.stack((-sin, sin), dim=-1).flatten(-2)
         else:
             cos = torch.cat((cos, cos), dim=-1)
             sin = torch.cat((-sin, sin), dim=-1)
-        return Rotation(cos.to(dtype), sin.to(dtype), self.is_paired)
+        return Rotation(cos.to(dtype), sin.to(dtype), self.is_paired, turns)
 
     def _for_length(self, length: int) -> tuple[Tensor, float]:
         if self.rope_type == "dynamic" and length > self._config.max_position_embeddings:
@@ -166,6 +169,12 @@ def first_keys(rotation: Rotation, keys: int) -> Rotation:
 
 
 def _turn(x: Tensor, rotation: Rotation) -> Tensor:
+    if rotation.turns is not None:
+        # one product in place of a copy in another order and two products
+        if x.storage_offset() % 2 or any(stride % 2 for stride in x.stride()[:-1]):
+            x = x.contiguous()  # complex numbers begin at even items
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # type: ignore[no-untyped-call]
+        return torch.view_as_real(pairs * rotation.turns).flatten(-2)
     if rotation.is_paired:
         other = x.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
     else:
