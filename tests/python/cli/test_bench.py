@@ -112,7 +112,8 @@ def test_kernels_of_every_format_are_measured(
             assert 0.25 < per_weight <= 4
     shown = cli("bench", "kernels", *small, "--formats=4bit,Q4_K", f"--tier={_core.simd_tier()}")
     assert shown.code == 0
-    assert len(shown.out.splitlines()) == 1 + 2 * 4
+    assert shown.out.startswith(f"kernels: {_core.simd_tier()}")
+    assert len(shown.out.splitlines()) == 2 + 2 * 4
 
 
 @pytest.mark.parametrize(
