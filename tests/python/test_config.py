@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from airllm_rs.config import KEYS, ConfigRules, parse_config, token_ids
+from airllm_rs.config.parsing import ACTIVATIONS
+from airllm_rs.config.rope import ROPE_TYPES
 from airllm_rs.errors import AirLLMError, ConfigError, UnsupportedModelError
 from airllm_rs.families import FAMILIES, read_config
+from airllm_rs.layers import mlp
 
 BASE: dict[str, object] = {
     "hidden_size": 64,
@@ -130,6 +134,25 @@ def test_layer_types_are_checked() -> None:
 def test_unknown_model_type_lists_the_known_ones() -> None:
     with pytest.raises(UnsupportedModelError, match=r"'mamba'.*llama, mistral, .*qwen2, qwen3"):
         read_config({"model_type": "mamba", **BASE})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_act": "spark"}, "hidden_act 'spark' is not known; known: silu"),
+        ({"rope_scaling": {"rope_type": "spiral"}}, "rope_type 'spiral' is not known"),
+    ],
+)
+def test_what_no_layer_can_do_is_refused_before_anything_is_loaded(
+    change: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_config({"model_type": "llama", **BASE, **change})
+
+
+def test_the_known_words_are_those_that_layers_know() -> None:
+    assert tuple(mlp.ACTIVATIONS) == ACTIVATIONS
+    assert set(ROPE_TYPES) == {"default", *ROPE_INIT_FUNCTIONS}
 
 
 def test_remote_code_is_named_and_never_run() -> None:

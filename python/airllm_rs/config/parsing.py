@@ -24,6 +24,9 @@ KEYS = frozenset({
 })  # fmt: skip
 """The keys of config.json that are read; only these can be overridden."""
 
+ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+"""What ``hidden_act`` may be."""
+
 
 @dataclass(frozen=True)
 class ConfigRules:
@@ -86,6 +89,11 @@ def parse_config(
     )
     max_positions = keys.count("max_position_embeddings")
     rope, sliding_rope = rope_parameters(keys, max_positions)
+    hidden_act = keys.text("hidden_act", "silu")
+    if hidden_act not in ACTIVATIONS:
+        raise ConfigError(
+            f"hidden_act {hidden_act!r} is not known; known: {', '.join(ACTIVATIONS)}"
+        )
     return ModelConfig(
         model_type=keys.text("model_type"),
         hidden_size=hidden_size,
@@ -96,7 +104,7 @@ def parse_config(
         head_dim=head_dim,
         vocab_size=keys.count("vocab_size"),
         rms_norm_eps=keys.positive("rms_norm_eps", 1e-6),
-        hidden_act=keys.text("hidden_act", "silu"),
+        hidden_act=hidden_act,
         max_position_embeddings=max_positions,
         rope_parameters=rope,
         sliding_rope_parameters=sliding_rope,

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 DEFAULT_THETA = 10_000.0
 
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
+"""Those that transformers has frequencies for."""
+
 # RoPE types whose frequencies depend on the length that the model was first trained for.
 _SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
 
@@ -57,6 +60,8 @@ def _completed(given: Mapping[str, object], keys: Keys, max_positions: int) -> M
     kind = found.setdefault("rope_type", found.get("type", "default"))
     if not isinstance(kind, str):
         raise ConfigError(f"config.json: rope_type is {kind!r}, expected a string")
+    if kind not in ROPE_TYPES:
+        raise ConfigError(f"rope_type {kind!r} is not known; known: {', '.join(ROPE_TYPES)}")
     if kind in _SCALED_FROM_ORIGINAL:
         original = keys.optional_count("original_max_position_embeddings")
         if original is not None:

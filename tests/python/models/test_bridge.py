@@ -318,6 +318,13 @@ def test_what_does_not_fit_is_refused(answers: Callable[[str], Answers], tmp_pat
         pass
 
 
+def test_an_override_that_nobody_reads_is_refused(answers: Callable[[str], Answers]) -> None:
+    raw = json.loads((answers("gpt2").path / "config.json").read_text())
+    assert read_any_config(raw, {"num_hidden_layers": 2}).num_hidden_layers == 2
+    with pytest.raises(ConfigError, match="'no_such' is not read by transformers' GPT2Config"):
+        read_any_config(raw, {"no_such": 2})
+
+
 def test_extra_tensors_are_listed(answers: Callable[[str], Answers], tmp_path: Path) -> None:
     extra = {"model.strange.weight": torch.ones(3), "h.0.attn.masked_bias": torch.ones(1)}
     with load(changed(answers("gpt2").path, tmp_path / "a", extra)) as model:

@@ -68,6 +68,12 @@ def bridged_config(
     """
     merged = {**raw, **(overrides or {})}
     config = _parsed(merged)
+    for key in overrides or {}:
+        # whatever is given becomes an attribute: what the class has itself is what it reads
+        if key not in raw and not hasattr(type(config)(), key):
+            raise ConfigError(
+                f"config_overrides: {key!r} is not read by transformers' {type(config).__name__}"
+            )
     _class_of(config)
     text = config.get_text_config(decoder=True)
 
