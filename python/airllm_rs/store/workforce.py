@@ -21,8 +21,9 @@ _MOST_THREADS = 32
 # So many reads of 8 MiB keep a disk busy.
 _WAITING_FOR_DISK = 4
 _MOST_VERIFYING = 8
-# Some wait for the disk while others encode.
+# Some wait for the disk while others encode; where nothing is encoded, all of them wait.
 _WAITING = 2
+_WAITING_TO_COPY = 10
 # A block of the source, what is made of it, one row as floats, and both ends of a direct read.
 _PER_BLOCK = 2.25
 _PER_THREAD = 3 * _MIB
@@ -55,7 +56,9 @@ class Workforce:
         rows = [tensor.row_bytes for job in jobs for tensor in job.tensors]
         least = max([_SMALLEST_BLOCK, *rows])
         taken = process_memory().total_bytes + _MARGIN
-        wanted = min((os.cpu_count() or 1) + _WAITING, _MOST_THREADS)
+        is_copy = not any(tensor.scheme for job in jobs for tensor in job.tensors)
+        waiting = _WAITING_TO_COPY if is_copy else _WAITING
+        wanted = min((os.cpu_count() or 1) + waiting, _MOST_THREADS)
         for threads in range(wanted, 0, -1):
             room = ((memory_bytes - taken) / threads - _PER_THREAD) / _PER_BLOCK
             enough = max(least, 2 * _MIB) if threads > 1 else least
