@@ -135,10 +135,20 @@ def multiply(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
     rows = x.numel() // x.shape[-1]
     if rows <= FEW_ROWS and x.dtype in KERNEL_CODES:
         return _multiply_few(x, matrix, bias)
+    return multiply_many(x, matrix, bias)
+
+
+def multiply_many(
+    x: Tensor, matrix: Matrix, bias: Tensor | None, *, out_of_turn: bool = False
+) -> Tensor:
+    """Multiply ``x`` of shape (…, in) with the row blocks of ``matrix`` as torch does it.
+
+    ``out_of_turn`` is for a use outside of the sweep's order.
+    """
     blocks = matrix.blocks
     out: Tensor | None = None
     for index in range(len(blocks)):
-        pieces = matrix.pieces(index)
+        pieces = matrix.pieces(index, out_of_turn=out_of_turn)
         try:
             for start, stop, weight in pieces:
                 added = None if bias is None else bias[start:stop]
@@ -157,6 +167,28 @@ def multiply(x: Tensor, matrix: Matrix, bias: Tensor | None) -> Tensor:
             matrix.done(index)
     assert out is not None, "a matrix has at least one row"
     return out
+
+
+def add_up(x: Tensor, matrix: Matrix, *, out_of_turn: bool = False) -> Tensor:
+    """Multiply ``x`` of shape (…, out) with ``matrix`` of shape (out, in) from the left.
+
+    What its row blocks give is summed. ``out_of_turn`` is for a use outside of the sweep's order.
+    """
+    total: Tensor | None = None
+    for index in range(len(matrix.blocks)):
+        pieces = matrix.pieces(index, out_of_turn=out_of_turn)
+        try:
+            for start, stop, rows in pieces:
+                try:
+                    part = x[..., start:stop] @ rows
+                finally:
+                    del rows  # as above
+                total = part if total is None else total.add_(part)
+        finally:
+            pieces.close()
+            matrix.done(index)
+    assert total is not None, "a matrix has at least one row"
+    return total
 
 
 def multiply_together(x: Tensor, linears: Sequence[nn.Module]) -> list[Tensor]:
@@ -261,21 +293,7 @@ class _Product(torch.autograd.Function):
     ) -> tuple[Tensor, None, None]:
         matrix: Matrix = ctx.matrix  # type: ignore[attr-defined]
         (grad,) = grads
-        total: Tensor | None = None
-        for index in range(len(matrix.blocks)):
-            pieces = matrix.pieces(index, out_of_turn=True)
-            try:
-                for start, stop, weight in pieces:
-                    try:
-                        part = grad[..., start:stop] @ weight
-                    finally:
-                        del weight
-                    total = part if total is None else total.add_(part)
-            finally:
-                pieces.close()
-                matrix.done(index)
-        assert total is not None, "a matrix has at least one row"
-        return total, None, None
+        return add_up(grad, matrix, out_of_turn=True), None, None
 
 
 def placeholder(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

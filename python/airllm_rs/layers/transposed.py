@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from airllm_rs.layers.linear import Linear, placeholder
+from airllm_rs.layers.linear import Linear, add_up, multiply_many, placeholder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,26 +34,8 @@ class TransposedLinear(Linear):
         if x.requires_grad and torch.is_grad_enabled():
             product: Tensor = _Product.apply(x, source)
         else:
-            product = _multiply(x, source)
+            product = add_up(x, source)
         return product if self.bias is None else product + self.bias
-
-
-def _multiply(x: Tensor, matrix: Matrix) -> Tensor:
-    total: Tensor | None = None
-    for index in range(len(matrix.blocks)):
-        pieces = matrix.pieces(index)
-        try:
-            for start, stop, rows in pieces:
-                try:
-                    part = x[..., start:stop] @ rows
-                finally:
-                    del rows
-                total = part if total is None else total.add_(part)
-        finally:
-            pieces.close()
-            matrix.done(index)
-    assert total is not None, "a matrix has at least one row"
-    return total
 
 
 class _Product(torch.autograd.Function):
@@ -62,22 +44,10 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, matrix: Matrix) -> Tensor:
         ctx.matrix = matrix  # type: ignore[attr-defined]
-        return _multiply(x, matrix)
+        return add_up(x, matrix)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         matrix: Matrix = ctx.matrix  # type: ignore[attr-defined]
         (grad,) = grads
-        wanted = grad.new_empty((*grad.shape[:-1], matrix.shape[0]))
-        for index in range(len(matrix.blocks)):
-            pieces = matrix.pieces(index, out_of_turn=True)
-            try:
-                for start, stop, rows in pieces:
-                    try:
-                        wanted[..., start:stop] = grad @ rows.T
-                    finally:
-                        del rows
-            finally:
-                pieces.close()
-                matrix.done(index)
-        return wanted, None
+        return multiply_many(grad, matrix, None, out_of_turn=True), None
