@@ -19,7 +19,7 @@ from airllm_rs.auto.description import (
 )
 from airllm_rs.checkpoint import open_checkpoint
 from airllm_rs.checkpoint.collection import paused_collection
-from airllm_rs.checkpoint.opening import HEAD
+from airllm_rs.checkpoint.model_files import HEAD
 from airllm_rs.checkpoint.packed import method_of
 from airllm_rs.checkpoint.stored import whole_name
 from airllm_rs.errors import UnknownModelError, UnsupportedModelError

@@ -11,7 +11,7 @@ from airllm_rs.checkpoint import hub
 from airllm_rs.checkpoint.gguf import open_gguf
 from airllm_rs.checkpoint.headers import Headers, Listing, configuration, list_repository
 from airllm_rs.checkpoint.hub_gguf import choose
-from airllm_rs.checkpoint.model_files import ModelFiles, read_json
+from airllm_rs.checkpoint.model_files import ModelFiles, assemble, read_json
 from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.safetensors_files import open_safetensors
 from airllm_rs.errors import CheckpointError
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     Prepared = Callable[[Path], Path | None] | None
 
 log = logging.getLogger(__name__)
-
-_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -127,21 +125,12 @@ def _look_at_safetensors(listing: Listing, snapshot: Path, config: dict[str, obj
 
     table = headers.safetensors(snapshot, opened)
     packed = packed_weights(table, config, headers.content)
-    if _HEAD in packed:  # of a tied model, whose table is not packed
-        config["tie_word_embeddings"] = False
-    generation = snapshot / "generation_config.json"
     log.info(
         "%s: %d requests, %d bytes of headers", listing.repo_id, headers.reader.requests,
         headers.reader.nbytes,
     )  # fmt: skip
-    return ModelFiles(
-        path=snapshot,
-        config=config,
-        generation_config=read_json(generation) if generation.exists() else {},
-        core=table,
-        packed=packed,
-        remote_sizes=tuple(listing.sizes[name] for name in listing.safetensors),
-    )
+    sizes = tuple(listing.sizes[name] for name in listing.safetensors)
+    return assemble(snapshot, config, table, packed, remote_sizes=sizes)
 
 
 def _look_at_gguf(request: HubRequest, listing: Listing, check: Check) -> ModelFiles | Path:

@@ -74,14 +74,7 @@ def download(
         for patterns in WEIGHTS:
             if not local_files_only:
                 needed = _missing_bytes(repo_id, revision, cache_dir, token, patterns)
-                home = _cache(cache_dir)
-                require_space(
-                    home,
-                    needed,
-                    f"downloading {repo_id}",
-                    "free some, or choose another place with cache_dir= or HF_HOME",
-                )
-                with _watched(home, repo_id, needed, progress):
+                with _downloading(_cache(cache_dir), repo_id, needed, progress):
                     fetch([*SMALL, *patterns])
             else:
                 fetch([*SMALL, *patterns])
@@ -116,14 +109,7 @@ def download_files(
     patterns = list(names)
     with one_line_errors(repo_id, revision), no_bars_but_ours():
         needed = _missing_bytes(repo_id, revision, cache_dir, token, patterns, ignored=[])
-        home = _cache(cache_dir)
-        require_space(
-            home,
-            needed,
-            f"downloading {repo_id}",
-            "free some, or choose another place with cache_dir= or HF_HOME",
-        )
-        with _watched(home, repo_id, needed, progress):
+        with _downloading(_cache(cache_dir), repo_id, needed, progress):
             directory = snapshot_download(
                 repo_id,
                 revision=revision,
@@ -276,8 +262,17 @@ def no_bars_but_ours() -> Iterator[None]:
 
 
 @contextmanager
-def _watched(home: Path, repo_id: str, needed: int, progress: Progress) -> Iterator[None]:
-    """Show how the files of a repository grow; the hub's client only counts for its own bars."""
+def _downloading(home: Path, repo_id: str, needed: int, progress: Progress) -> Iterator[None]:
+    """Make sure that there is room, and show how the files of a repository grow.
+
+    The hub's client only counts for its own bars.
+    """
+    require_space(
+        home,
+        needed,
+        f"downloading {repo_id}",
+        "free some, or choose another place with cache_dir= or HF_HOME",
+    )
     if not needed:
         yield
         return

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from airllm_rs.checkpoint.tensor_table import TensorTable
 
 
+HEAD = "lm_head.weight"
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """A checkpoint that was opened: headers are parsed and checked, no weight is read."""
@@ -107,6 +110,36 @@ class ModelFiles:
         # vectors are float32 in many files, whatever the model was
         matrices = [weight.parts[0].info for weight in plain_ones if len(weight.shape) > 1]
         return main_dtype(matrices, default="BF16")
+
+
+def assemble(
+    directory: Path,
+    config: Mapping[str, object],
+    core: TensorTable,
+    packed: Mapping[str, StoredWeight],
+    *,
+    remote_sizes: tuple[int, ...] | None = None,
+) -> ModelFiles:
+    """Return the files of a model whose configuration lies in ``directory``.
+
+    Args:
+        directory: Where config.json is.
+        config: Its contents.
+        core: The tensors.
+        packed: Those that are no plain numbers.
+        remote_sizes: As `ModelFiles` has them.
+    """
+    if HEAD in packed:  # of a tied model, whose table is not packed
+        config = {**config, "tie_word_embeddings": False}
+    generation = directory / "generation_config.json"
+    return ModelFiles(
+        path=directory,
+        config=config,
+        generation_config=read_json(generation) if generation.exists() else {},
+        core=core,
+        packed=packed,
+        remote_sizes=remote_sizes,
+    )
 
 
 def read_json(path: Path, missing: str | None = None) -> dict[str, object]:

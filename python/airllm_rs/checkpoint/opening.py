@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from airllm_rs import _core
 from airllm_rs.checkpoint.gguf import open_gguf
 from airllm_rs.checkpoint.hub_gguf import parse_hub_id
-from airllm_rs.checkpoint.model_files import ModelFiles, read_json
+from airllm_rs.checkpoint.model_files import ModelFiles, assemble, read_json
 from airllm_rs.checkpoint.packed import packed_weights
 from airllm_rs.checkpoint.safetensors_files import (
     MANIFEST,
@@ -26,11 +26,7 @@ from airllm_rs.stats.progress import NoProgress
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from airllm_rs.checkpoint.stored import StoredWeight
-    from airllm_rs.checkpoint.tensor_table import TensorTable
     from airllm_rs.stats.progress import Progress
-
-HEAD = "lm_head.weight"
 
 
 def open_checkpoint(
@@ -94,7 +90,7 @@ def open_checkpoint(
         target = Path(conversion_dir) if conversion_dir is not None else None
         directory, tensors = open_gguf(path, cache_dir=target, check=check)
         config = _configuration(directory, check)
-        opened = _model_files(directory, config, tensors, tensors.weights)
+        opened = assemble(directory, config, tensors, tensors.weights)
         return replace(opened, converts_tokenizer=tensors.has_tokenizer)
     _refuse_part(path)
     directory = configuration_of(path) if path.is_dir() else path.parent
@@ -105,10 +101,7 @@ def open_checkpoint(
             directory = path
     config = _configuration(directory, check)
     core = _open_weights(path, conversion_dir, progress)
-    packed = packed_weights(core, config)
-    if HEAD in packed:  # of a tied model, whose table is not packed
-        config["tie_word_embeddings"] = False
-    return _model_files(directory, config, core, packed)
+    return assemble(directory, config, core, packed_weights(core, config))
 
 
 def _configuration(
@@ -118,22 +111,6 @@ def _configuration(
     if check is not None:
         check(config)
     return config
-
-
-def _model_files(
-    directory: Path,
-    config: Mapping[str, object],
-    core: TensorTable,
-    packed: Mapping[str, StoredWeight],
-) -> ModelFiles:
-    generation = directory / "generation_config.json"
-    return ModelFiles(
-        path=directory,
-        config=config,
-        generation_config=read_json(generation) if generation.exists() else {},
-        core=core,
-        packed=packed,
-    )
 
 
 def local(path_or_id: str | PathLike[str]) -> Path | None:

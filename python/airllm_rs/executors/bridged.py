@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from airllm_rs.errors import AirLLMError
 from airllm_rs.executors.replaying import Recording, Replay, is_full
 from airllm_rs.memory import replan
 from airllm_rs.models.bridge.attaching import attach
@@ -157,22 +156,18 @@ class BridgedExecutor:
             if len(starts) > 1 and cache is None:
                 cache = self.new_cache(past + tokens)
             run = _Run(inputs, positions, valid, cache, past)
-            try:
-                with self._watch(batch * tokens), guarded(cache), torch.no_grad():
-                    if self._can_replay(run, starts, hidden_states):
-                        logits = self._layer_by_layer(run, starts, size, wanted)
-                    else:
-                        logits = self._chunk_by_chunk(run, starts, size, wanted, hidden_states)
-            except BaseException:
-                self._attached.scope.clear()
-                self.weights.release()
-                # what cannot be read is told by the next sweep, and hides nothing here
-                with suppress(AirLLMError, OSError, RuntimeError):
-                    self.weights.expect()
-                raise
-            finally:
-                self._attached.scope.clear()
-                self.weights.release()
+            with (
+                self.weights.sweeping(),
+                ExitStack() as after,
+                self._watch(batch * tokens),
+                guarded(cache),
+                torch.no_grad(),
+            ):
+                after.callback(self._attached.scope.clear)
+                if self._can_replay(run, starts, hidden_states):
+                    logits = self._layer_by_layer(run, starts, size, wanted)
+                else:
+                    logits = self._chunk_by_chunk(run, starts, size, wanted, hidden_states)
             self.weights.finish()
             note_tokens(cache, tokens)
             return logits

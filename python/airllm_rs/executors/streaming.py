@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from airllm_rs.cache.kv import FleetingCache, KvCache
-from airllm_rs.errors import AirLLMError
 from airllm_rs.layers.attention import Context
 from airllm_rs.layers.mask import Sight, Span, sight
 from airllm_rs.layers.rope import Lengths
@@ -139,27 +138,18 @@ class StreamingExecutor:
             chunks = self._chunks(inputs, positions, past, valid, cache)
             is_one_sweep = len(chunks) == 1 or self.plan.sweeps(batch * tokens) == 1
             filling = cache.filling(tokens) if isinstance(cache, KvCache) else nullcontext()
-            try:
-                with self._watch(batch * tokens), filling:
-                    self._settle_embedding()
-                    if is_one_sweep:
-                        self._layer_by_layer(chunks, valid, cache, hidden_states)
-                    else:
-                        self._chunk_by_chunk(chunks, valid, cache, first, hidden_states)
-                    hidden = _rows_from(chunks, first)
-                    if not isinstance(wanted, int):
-                        hidden = hidden[:, wanted]
-                    logits = self._logits(hidden)
-                    if hidden_states is not None:
-                        hidden_states.append(self.tree.model.norm(_rows_from(chunks, past)))
-            except BaseException:
-                self.weights.release()
-                # what cannot be read is told by the next sweep, and hides nothing here
-                with suppress(AirLLMError, OSError, RuntimeError):
-                    self.weights.expect()
-                raise
-            finally:
-                self.weights.release()
+            with self.weights.sweeping(), self._watch(batch * tokens), filling:
+                self._settle_embedding()
+                if is_one_sweep:
+                    self._layer_by_layer(chunks, valid, cache, hidden_states)
+                else:
+                    self._chunk_by_chunk(chunks, valid, cache, first, hidden_states)
+                hidden = _rows_from(chunks, first)
+                if not isinstance(wanted, int):
+                    hidden = hidden[:, wanted]
+                logits = self._logits(hidden)
+                if hidden_states is not None:
+                    hidden_states.append(self.tree.model.norm(_rows_from(chunks, past)))
             if not is_one_sweep:
                 self.weights.expect()
             return logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -283,6 +283,20 @@ class WeightSource:
             self._is_holding = False
             for unit in [unit for unit, unused in self._unused.items() if unused <= 0]:
                 self._give_back(unit)
+
+    @contextmanager
+    def sweeping(self) -> Iterator[None]:
+        """Give everything back at the end; after an exception, expect whole sweeps again."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            # what cannot be read is told by the next sweep, and hides nothing here
+            with suppress(AirLLMError, OSError, RuntimeError):
+                self.expect()
+            raise
+        finally:
+            self.release()
 
     def expect(self, units: Sequence[int] | None = None) -> None:
         """Schedule one sweep of ``units`` only, or sweeps over everything without an end (None)."""
